@@ -1,0 +1,70 @@
+"""How Alembic reaches the database: for ``alembic ...`` and for ``iris-api migrate`` alike.
+
+All revisions of one run share a transaction, so a failing one leaves the schema as it was.
+"""
+
+import asyncio
+from logging.config import fileConfig
+
+from alembic import context
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from iris_api.database import Base
+from iris_api.database.embedded import database_of
+from iris_api.database.session import database_url
+from iris_api.settings import Settings, load_settings
+
+_LOCK = 0x1215_0A91
+"""The advisory lock of all who migrate this service's schema; any fixed number would do."""
+
+
+def run_offline(settings: Settings) -> None:
+    """Print the SQL instead of running it, for ``alembic upgrade --sql``."""
+    context.configure(
+        url=database_url(settings).render_as_string(hide_password=False),
+        target_metadata=Base.metadata,
+        literal_binds=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def run_online(settings: Settings) -> None:
+    """Run the revisions, one process at a time."""
+    engine = create_async_engine(
+        database_url(settings),
+        poolclass=NullPool,
+        connect_args={"timeout": settings.database_connect_timeout},
+    )
+    async with engine.connect() as connection:
+        await connection.run_sync(_migrate, settings)
+    await engine.dispose()
+
+
+def _migrate(connection: Connection, settings: Settings) -> None:
+    context.configure(connection=connection, target_metadata=Base.metadata)
+    with context.begin_transaction():
+        # The lock ends with the transaction, and therefore also if this process is killed.
+        milliseconds = round(settings.migration_timeout * 1000)
+        connection.execute(text(f"SET LOCAL lock_timeout = {milliseconds}"))
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        context.run_migrations()
+
+
+def main() -> None:
+    """Take the caller's settings, or the environment's where Alembic itself is the caller."""
+    settings = context.config.attributes.get("settings")
+    if settings is None:
+        settings = load_settings()
+        if context.config.config_file_name is not None:
+            fileConfig(context.config.config_file_name, disable_existing_loggers=False)
+    with database_of(settings) as settings:
+        if context.is_offline_mode():
+            run_offline(settings)
+        else:
+            asyncio.run(run_online(settings))
+
+
+main()

@@ -1,0 +1,170 @@
+"""Every error as ``application/problem+json`` (RFC 9457), from one renderer."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Literal
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from iris_api.errors import (
+    BodyTooLarge,
+    FieldError,
+    InternalError,
+    InvalidRequest,
+    MalformedBody,
+    MethodNotAllowed,
+    NotFound,
+    Problem,
+)
+from iris_api.observability.logging import request_id_of_context
+
+MEDIA_TYPE = "application/problem+json"
+_MAX_ERRORS = 100
+_UNPRINTABLE = re.compile(r"[^ -~]")
+
+
+class ProblemField(BaseModel):
+    """One field at fault."""
+
+    location: Literal["body", "query", "path", "header"] = Field(alias="in")
+    field: str = Field(description="Such as `limit`, or `items[3].sepal_length`")
+    code: str = Field(description="Stable, for programs")
+    detail: str = Field(description="For people")
+
+
+class ProblemDetails(BaseModel):
+    """What every error looks like: RFC 9457, with the request's id and the fields at fault."""
+
+    type: str = Field(description="The kind of problem: a stable URN")
+    title: str
+    status: int
+    detail: str = Field(description="What is wrong this time, and what to do about it")
+    instance: str = Field(description="The path that was asked for")
+    request_id: str | None = Field(description="As in the header X-Request-ID")
+    errors: list[ProblemField] | None = None
+
+
+def problem_response(problem: Problem, scope: Scope) -> Response:
+    """Render a problem. Nothing of the input is in it but the path and the names of fields."""
+    body: dict[str, Any] = {
+        "type": problem.type_uri(),
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": scope["path"],
+        "request_id": request_id_of_context.get(),
+        **problem.extensions,
+    }
+    if problem.errors:
+        body["errors"] = [
+            {"in": e.location, "field": e.field, "code": e.code, "detail": e.detail}
+            for e in problem.errors[:_MAX_ERRORS]
+        ]
+    # ASCII, for a path or a name may hold a lone surrogate, which UTF-8 cannot.
+    content = json.dumps(body, ensure_ascii=True).encode("ascii")
+    return Response(content, problem.status, problem.headers, media_type=MEDIA_TYPE)
+
+
+def failure_response(scope: Scope) -> Response:
+    """The answer to an exception that nobody expected; it tells nothing of it."""
+    return problem_response(
+        InternalError("This is a defect. Tell the operators the request_id; their log says more."),
+        scope,
+    )
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Have the application answer its own, FastAPI's and Starlette's errors as problems."""
+
+    async def on_problem(request: Request, problem: Exception) -> Response:
+        assert isinstance(problem, Problem)  # noqa: S101, the handler is registered for it alone
+        return problem_response(problem, request.scope)
+
+    async def on_invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101, as above
+        return problem_response(problem_of_validation(error.errors()), request.scope)
+
+    async def on_http_exception(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101, as above
+        return problem_response(_problem_of_http_exception(error), request.scope)
+
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http_exception)
+
+
+def problem_of_validation(errors: Sequence[Mapping[str, Any]]) -> Problem:
+    """The problem for pydantic's errors. ``input`` and ``ctx`` stay out of it: they echo."""
+    if any(error["type"] == "json_invalid" for error in errors):
+        return MalformedBody("The body is not JSON. Send one JSON value, in UTF-8.")
+    return InvalidRequest([_field_error(error) for error in errors])
+
+
+def _field_error(error: Mapping[str, Any]) -> FieldError:
+    location, *path = error["loc"]
+    return FieldError(location, _field_name(path) or location, error["type"], error["msg"])
+
+
+def _field_name(path: Sequence[str | int]) -> str:
+    """``items[3].sepal_length``; a name is the client's own, so it is cut and made printable."""
+    name = "".join(
+        f"[{part}]" if isinstance(part, int) else "." + _UNPRINTABLE.sub("?", part[:64])
+        for part in path
+    )
+    return name.removeprefix(".")
+
+
+def _problem_of_http_exception(error: HTTPException) -> Problem:
+    match error.status_code:
+        case HTTPStatus.NOT_FOUND:
+            return NotFound("There is no such path. /docs lists them all.")
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = (error.headers or {}).get("Allow", "")
+            return MethodNotAllowed(f"This path takes {allowed}.", headers=error.headers)
+        case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            return BodyTooLarge(error.detail)
+        case HTTPStatus.BAD_REQUEST:
+            return MalformedBody("The body could not be read. Send one JSON value, in UTF-8.")
+        case _:
+            raise error
+
+
+def problem_responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI ``responses`` of an endpoint that can answer with these problems."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for problem in sorted(problems, key=lambda cls: cls.status):
+        entry = responses.setdefault(
+            int(problem.status),
+            {
+                "description": problem.status.phrase,
+                "content": {
+                    MEDIA_TYPE: {
+                        "schema": {"$ref": "#/components/schemas/ProblemDetails"},
+                        "examples": {},
+                    }
+                },
+            },
+        )
+        entry["content"][MEDIA_TYPE]["examples"][problem.slug] = {"value": _example(problem)}
+        if problem.retry_after is not None:
+            entry["headers"] = {
+                "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}
+            }
+    return responses
+
+
+def _example(problem: type[Problem]) -> dict[str, Any]:
+    return {
+        "type": problem.type_uri(),
+        "title": problem.title,
+        "status": problem.status,
+        "detail": (problem.__doc__ or "").splitlines()[0],
+        "instance": "/predict",
+        "request_id": "6f0c8a4e2b1d4c7f9a3e5d7b8c1f2a4e",
+    }

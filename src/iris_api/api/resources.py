@@ -1,0 +1,56 @@
+"""What the process holds for all requests, and how an endpoint is handed it."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from iris_api.database.deps import get_db
+from iris_api.database.migrations import SchemaCheck
+from iris_api.database.session import SessionFactory
+from iris_api.errors import ModelUnavailable
+from iris_api.inference.artifact import Manifest
+from iris_api.inference.engine import InferenceEngine
+from iris_api.observability.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The model in memory, and the threads that run it."""
+
+    manifest: Manifest
+    engine: InferenceEngine
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Made once, by the lifespan of `iris_api.app.create_app`."""
+
+    metrics: Metrics
+    session_factory: SessionFactory
+    schema_check: SchemaCheck
+    model: ServedModel | ModelUnavailable
+    """The model, or why there is none; the service starts either way, and is not ready then."""
+
+    def require_model(self) -> ServedModel:
+        """The model. Raises `ModelUnavailable` where there is none."""
+        if isinstance(self.model, ModelUnavailable):
+            raise ModelUnavailable(self.model.detail)
+        return self.model
+
+
+def get_resources(request: Request) -> Resources:
+    """The process's resources."""
+    resources: Resources = request.app.state.resources
+    return resources
+
+
+def get_model(request: Request) -> ServedModel:
+    """The served model. Raises `ModelUnavailable` where there is none."""
+    return get_resources(request).require_model()
+
+
+Session = Annotated[AsyncSession, Depends(get_db)]
+Model = Annotated[ServedModel, Depends(get_model)]
+ProcessResources = Annotated[Resources, Depends(get_resources)]

@@ -1,0 +1,86 @@
+"""The application: its parts put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from anyio import to_thread
+from fastapi import FastAPI
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from iris_api import __version__
+from iris_api.api import model, operations, predict, predictions
+from iris_api.api.documentation import install_documentation
+from iris_api.api.limits import BodyLimitMiddleware
+from iris_api.api.problems import failure_response, install_problem_handlers
+from iris_api.api.resources import Resources, ServedModel
+from iris_api.database.migrations import SchemaCheck
+from iris_api.database.session import create_engine, create_session_factory
+from iris_api.errors import ModelUnavailable
+from iris_api.inference import InferenceEngine, load_artifact
+from iris_api.observability.metrics import Metrics
+from iris_api.observability.middleware import ObservabilityMiddleware
+from iris_api.settings import Settings
+
+log = structlog.get_logger("iris_api")
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the application. Opens nothing: that is the lifespan's part, and it ends it too."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        """Never fails for the database or the model: without them the service is not ready."""
+        engine = create_engine(settings)
+        _measure_pool(engine, metrics, settings.database_pool_size)
+        app.state.session_factory = create_session_factory(engine)
+        app.state.resources = Resources(
+            metrics=metrics,
+            session_factory=app.state.session_factory,
+            schema_check=SchemaCheck(),
+            model=await _load_model(settings, metrics),
+        )
+        try:
+            yield
+        finally:
+            await engine.dispose()
+
+    app = FastAPI(
+        title="Iris API",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,  # served from local files instead, below
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        root_path=settings.root_path,
+        redirect_slashes=False,
+    )
+    for part in (predict, predictions, model, operations):
+        app.include_router(part.router)
+    install_documentation(app)
+    install_problem_handlers(app)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
+    app.add_middleware(ObservabilityMiddleware, metrics=metrics, render_failure=failure_response)
+    return app
+
+
+async def _load_model(settings: Settings, metrics: Metrics) -> ServedModel | ModelUnavailable:
+    try:
+        loaded = await to_thread.run_sync(
+            lambda: load_artifact(settings.model_dir, expected_sha256=settings.model_sha256)
+        )
+    except ModelUnavailable as problem:
+        log.error("model refused", detail=problem.detail)  # noqa: TRY400, expected: no traceback
+        return problem
+    engine = InferenceEngine(loaded.classifier, threads=settings.inference_threads, metrics=metrics)
+    return ServedModel(loaded.manifest, engine)
+
+
+def _measure_pool(engine: AsyncEngine, metrics: Metrics, size: int) -> None:
+    metrics.connections_limit.set(size)
+    pool = engine.sync_engine.pool
+    event.listen(pool, "checkout", lambda *_: metrics.connections_in_use.inc())
+    event.listen(pool, "checkin", lambda *_: metrics.connections_in_use.dec())

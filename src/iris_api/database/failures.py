@@ -1,0 +1,60 @@
+"""What a failure of PostgreSQL, of its driver or of the way there means to a caller."""
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeVar
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from iris_api.errors import DatabaseUnavailable, Problem, SchemaOutdated
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MIGRATE_HINT = "Run `iris-api migrate`."
+_RETRY_HINT = "Try again soon."
+# Classes and codes of https://www.postgresql.org/docs/18/errcodes-appendix.html
+_UNAVAILABLE_CLASSES = ("08", "28", "3D", "53", "57", "58")
+_UNAVAILABLE_CODES = ("25006", "55P03")  # read_only_sql_transaction (a standby), lock_not_available
+_OUTDATED_CODES = ("42P01", "42703")  # undefined_table, undefined_column
+
+
+def translates_failures(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """Decorate a coroutine function that speaks to PostgreSQL, so that it raises a `Problem`.
+
+    An unavailable database shows as `OSError`, as one of several ``TimeoutError``s, or as one of
+    SQLAlchemy's errors; whatever is none of these is a defect and comes through as it is.
+    """
+
+    @functools.wraps(function)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await function(*args, **kwargs)
+        except (OSError, PoolTimeout, DBAPIError) as error:
+            problem = problem_of(error)
+            if problem is None:
+                raise
+            raise problem from error
+
+    return wrapper
+
+
+def problem_of(error: Exception) -> Problem | None:
+    """The problem that an error of the driver or of SQLAlchemy stands for; None for a defect."""
+    if isinstance(error, PoolTimeout):
+        return DatabaseUnavailable(f"All connections to PostgreSQL are in use. {_RETRY_HINT}")
+    if isinstance(error, TimeoutError):
+        return DatabaseUnavailable(f"PostgreSQL did not answer in time. {_RETRY_HINT}")
+    if isinstance(error, OSError):
+        return DatabaseUnavailable(f"PostgreSQL cannot be reached. {_RETRY_HINT}")
+    if not isinstance(error, DBAPIError):
+        return None
+    code = getattr(error.orig, "sqlstate", None) or ""
+    if code in _OUTDATED_CODES:
+        return SchemaOutdated(f"The database lacks what this release needs. {MIGRATE_HINT}")
+    if error.connection_invalidated or code in _UNAVAILABLE_CODES:
+        return DatabaseUnavailable(f"PostgreSQL broke off. {_RETRY_HINT}")
+    if code.startswith(_UNAVAILABLE_CLASSES):
+        return DatabaseUnavailable(f"PostgreSQL refused (SQLSTATE {code}). {_RETRY_HINT}")
+    return None

@@ -1,0 +1,120 @@
+"""The schema's revision: which one the database has, which one this release needs, and the way."""
+
+import asyncio
+import time
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from iris_api.database.crud import ping
+from iris_api.database.failures import MIGRATE_HINT, problem_of, translates_failures
+from iris_api.database.session import create_engine, create_session_factory
+from iris_api.errors import ConfigurationError, DatabaseUnavailable, SchemaOutdated
+from iris_api.settings import Settings
+
+_PACKAGED = Path(__file__).parents[1] / "migrations"
+_IN_CHECKOUT = Path(__file__).parents[3] / "migrations"
+
+
+def alembic_config(settings: Settings | None = None) -> Config:
+    """Alembic's configuration for the revisions of this release, from the wheel or a checkout."""
+    config = Config()
+    folder = _PACKAGED if _PACKAGED.is_dir() else _IN_CHECKOUT
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    config.attributes["settings"] = settings
+    return config
+
+
+def head_revision() -> str:
+    """The revision that this release needs. Reads the revisions' files."""
+    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    assert head is not None, "a release has at least one revision"  # noqa: S101
+    return head
+
+
+def known_revisions() -> frozenset[str]:
+    """All revisions of this release."""
+    scripts = ScriptDirectory.from_config(alembic_config())
+    return frozenset(script.revision for script in scripts.walk_revisions())
+
+
+@translates_failures
+async def current_revision(session: AsyncSession) -> str | None:
+    """The database's revision; None where it has no schema at all."""
+    connection = await session.connection()
+    return await connection.run_sync(
+        lambda sync: MigrationContext.configure(sync).get_current_revision()
+    )
+
+
+class SchemaCheck:
+    """Compares the database's revision with the release's, which is read from the files once."""
+
+    def __init__(self) -> None:
+        self.head = head_revision()
+        self._known = known_revisions()
+
+    async def __call__(self, session: AsyncSession) -> str:
+        """Return the database's revision.
+
+        Raises `SchemaOutdated` where it is an older one or none. One that this release does not
+        know is newer: it passes, for while replicas are updated one by one, the old ones meet it.
+        """
+        current = await current_revision(session)
+        if current is None:
+            raise SchemaOutdated(f"The database has no schema. {MIGRATE_HINT}")
+        if current != self.head and current in self._known:
+            raise SchemaOutdated(
+                f"The schema is at {current}, this release needs {self.head}. {MIGRATE_HINT}"
+            )
+        return current
+
+
+def migrate(settings: Settings) -> str:
+    """Bring the schema to this release's revision and return it.
+
+    Waits for PostgreSQL, and for another process that migrates, at most
+    ``settings.migration_timeout`` seconds each. Raises `ConfigurationError`.
+    """
+    asyncio.run(_wait_for_database(settings))
+    try:
+        command.upgrade(alembic_config(settings), "head")
+    except CommandError as error:
+        raise ConfigurationError(
+            f"The database is not one that this release can migrate: {error}. "
+            "Use a newer release, or another database."
+        ) from error
+    except (OSError, DBAPIError) as error:
+        problem = problem_of(error)
+        if problem is None:
+            raise
+        raise ConfigurationError(
+            f"The migration was not done, and nothing was changed: {problem.detail} "
+            "If another process is migrating, wait for it and run `iris-api migrate` again."
+        ) from error
+    return head_revision()
+
+
+async def _wait_for_database(settings: Settings) -> None:
+    deadline = time.monotonic() + settings.migration_timeout
+    engine = create_engine(settings)
+    try:
+        while True:
+            try:
+                async with create_session_factory(engine)() as session:
+                    return await ping(session)
+            except DatabaseUnavailable as problem:
+                if time.monotonic() > deadline:
+                    raise ConfigurationError(
+                        f"{problem.detail} Waited {settings.migration_timeout:g} s; "
+                        "check IRIS_DATABASE_URL."
+                    ) from problem
+            await asyncio.sleep(0.2)
+    finally:
+        await engine.dispose()

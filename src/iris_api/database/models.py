@@ -1,0 +1,70 @@
+"""The tables."""
+
+from datetime import datetime
+from typing import Self
+
+from sqlalchemy import BigInteger, DateTime, Double, Identity, Index, Text, func
+from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.orm import Mapped, mapped_column
+
+from iris_api.database.schema import IrisFeatures
+from iris_api.database.session import Base
+from iris_api.inference.classifier import ClassPrediction
+
+IRIS_LABELS = ("setosa", "versicolor", "virginica")
+"""The classes of the iris data, in the order of its targets."""
+
+
+class IrisPrediction(Base):
+    """One prediction: what was asked, what was answered, by which model, when."""
+
+    __tablename__ = "iris_predictions"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    sepal_length: Mapped[float] = mapped_column(Double)
+    sepal_width: Mapped[float] = mapped_column(Double)
+    petal_length: Mapped[float] = mapped_column(Double)
+    petal_width: Mapped[float] = mapped_column(Double)
+    prediction: Mapped[int]
+    prediction_label: Mapped[str] = mapped_column(Text)
+    # json, not jsonb: it keeps the classes' order and each digit, so what is read back is, byte for
+    # byte, what was answered. Nobody searches within it.
+    probabilities: Mapped[dict[str, float] | None] = mapped_column(JSON(none_as_null=True))
+    model_version: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    # The history is ordered by (created_at, id). Each combination of filters on columns finds its
+    # rows in that order in one of these; `since` and `until` bound the range in any of them.
+    __table_args__ = (
+        Index("ix_iris_predictions_newest", "created_at", "id"),
+        Index("ix_iris_predictions_by_label", "prediction_label", "created_at", "id"),
+        Index("ix_iris_predictions_by_model", "model_version", "created_at", "id"),
+        Index(
+            "ix_iris_predictions_by_model_and_label",
+            "model_version",
+            "prediction_label",
+            "created_at",
+            "id",
+        ),
+    )
+
+    @classmethod
+    def from_request(cls, features: IrisFeatures, prediction: ClassPrediction | int) -> Self:
+        """The row for a request and its answer; PostgreSQL sets ``id`` and ``created_at``.
+
+        A bare class index is for callers with a classifier of their own on the iris data: the label
+        is looked up in `IRIS_LABELS` (`IndexError` beyond it), the probabilities and the model's
+        version stay NULL.
+        """
+        if not isinstance(prediction, ClassPrediction):
+            index = int(prediction)
+            if index < 0:
+                raise IndexError(f"There is no class {index}.")
+            prediction = ClassPrediction(index, IRIS_LABELS[index], None, None)
+        return cls(
+            **features.model_dump(),
+            prediction=prediction.prediction,
+            prediction_label=prediction.label,
+            probabilities=prediction.probabilities,
+            model_version=prediction.model_version,
+        )

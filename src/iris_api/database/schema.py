@@ -1,0 +1,141 @@
+"""What goes over HTTP: the requests' and the answers' models, apart from the tables."""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+MAX_BATCH_ITEMS = 10_000
+MAX_PAGE_ITEMS = 1000
+MAX_SKIP = 10_000
+MAX_ID = 2**63 - 1
+"""The largest value of PostgreSQL's bigint."""
+
+_DIGITS = re.compile("[0-9]{1,40}", re.ASCII)
+_RFC3339 = re.compile(
+    r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
+)
+
+Centimetres = Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)]
+
+
+def _whole_number(value: Any) -> Any:
+    """Take digits alone: pydantic would read ``1_0``, `` 5`` and ``5.0`` as numbers too."""
+    if isinstance(value, str) and not _DIGITS.fullmatch(value):
+        raise PydanticCustomError("int_parsing", "Input should be a whole number, in digits")
+    return value
+
+
+def _instant(value: Any) -> Any:
+    """Take RFC 3339 with an offset alone: pydantic would read bare numbers and dates too."""
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise PydanticCustomError(
+            "datetime_parsing",
+            "Input should be a time as in RFC 3339, with an offset: 2026-01-31T12:00:00Z "
+            "(in a URL, + is written %2B)",
+        )
+    try:
+        return datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise PydanticCustomError("datetime_parsing", "Input is not a time that exists") from None
+
+
+WholeNumber = Annotated[int, BeforeValidator(_whole_number, json_schema_input_type=int)]
+Instant = Annotated[AwareDatetime, BeforeValidator(_instant, json_schema_input_type=AwareDatetime)]
+PredictionId = Annotated[WholeNumber, Field(ge=1, le=MAX_ID)]
+Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+"""A text that PostgreSQL can hold: it has no character NUL."""
+
+
+class IrisFeatures(BaseModel):
+    """The four measures of a flower, in centimetres."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
+            ]
+        },
+    )
+
+    sepal_length: Centimetres
+    sepal_width: Centimetres
+    petal_length: Centimetres
+    petal_width: Centimetres
+
+    def as_row(self) -> tuple[float, float, float, float]:
+        """The measures in the order of the model's columns."""
+        return self.sepal_length, self.sepal_width, self.petal_length, self.petal_width
+
+
+class IrisFeaturesBatch(BaseModel):
+    """Many flowers, answered together or not at all."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: Annotated[list[IrisFeatures], Field(min_length=1, max_length=MAX_BATCH_ITEMS)]
+
+
+class PredictionResponse(BaseModel):
+    """A prediction that PostgreSQL has committed."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    prediction: int = Field(description="The class, as its position in the model's classes")
+    prediction_label: str
+    probabilities: dict[str, float] | None = Field(
+        description="By label; null where the row was recorded without them"
+    )
+    model_version: str | None = Field(
+        description="The model that answered; null where the row was recorded without it"
+    )
+    created_at: AwareDatetime
+
+
+class PredictionInDB(PredictionResponse):
+    """A stored prediction: what was asked, and what was answered."""
+
+    sepal_length: float = Field(description="Centimetres, as are the other measures")
+    sepal_width: float
+    petal_length: float
+    petal_width: float
+
+
+class PredictionBatch(BaseModel):
+    """The answers of a batch, in the order of its items."""
+
+    items: list[PredictionResponse]
+
+
+class PredictionPage(BaseModel):
+    """One page of the history, newest first."""
+
+    items: list[PredictionInDB]
+    next_cursor: str | None = Field(description="Asks for the page after this one; null at the end")
+
+
+class PredictionFilters(BaseModel):
+    """Which predictions to list; what is left out does not restrict."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label: Text | None = Field(None, description="Only this `prediction_label`")
+    model_version: Text | None = Field(None, description="Only this model's answers")
+    since: Instant | None = Field(None, description="Only predictions made then or later")
+    until: Instant | None = Field(None, description="Only predictions made before")
+
+
+class PageQuery(PredictionFilters):
+    """The query of ``GET /predictions``."""
+
+    limit: Annotated[WholeNumber, Field(ge=1, le=MAX_PAGE_ITEMS)] = 50
+    skip: Annotated[WholeNumber, Field(ge=0, le=MAX_SKIP)] = Field(
+        0, description="Rows to pass over, for those who count pages; not together with `cursor`"
+    )
+    cursor: Text | None = Field(None, description="The `next_cursor` of the page before")

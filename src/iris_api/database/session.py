@@ -1,0 +1,95 @@
+"""The engine, the session factory and the declarative base. Nothing is built at import."""
+
+from sqlalchemy import URL, MetaData, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import DeclarativeBase
+
+from iris_api.errors import ConfigurationError
+from iris_api.settings import Settings
+
+SessionFactory = async_sessionmaker[AsyncSession]
+
+
+class Base(DeclarativeBase):
+    """The base of all tables. Each constraint gets a name, so that a migration can address it."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+def database_url(settings: Settings) -> URL:
+    """The settings' URL, with asyncpg as its driver and libpq's ``sslmode`` in asyncpg's words.
+
+    Raises `ConfigurationError` where none is set, or where it is not one of PostgreSQL.
+    """
+    if settings.database_url is None:
+        raise ConfigurationError(
+            "IRIS_DATABASE_URL is not set. Set it to postgresql://user:password@host/database, "
+            "or use `iris-api serve`, which brings an embedded PostgreSQL."
+        )
+    try:
+        url = make_url(settings.database_url.get_secret_value())
+    except ArgumentError:
+        raise ConfigurationError(
+            "IRIS_DATABASE_URL is not a URL. It has the form postgresql://user:password@host/database."
+        ) from None
+    if url.drivername not in {"postgres", "postgresql", "postgresql+asyncpg"}:
+        raise ConfigurationError(
+            f"IRIS_DATABASE_URL names {url.drivername}. The service needs PostgreSQL: postgresql://"
+        )
+    if "sslmode" in url.query:
+        url = url.update_query_dict({"ssl": url.query["sslmode"]})
+        url = url.difference_update_query(["sslmode"])
+    return url.set(drivername="postgresql+asyncpg")
+
+
+def create_engine(settings: Settings) -> AsyncEngine:
+    """An engine whose every wait has a bound. Connects at first use; dispose of it when done."""
+    return create_async_engine(
+        database_url(settings),
+        pool_size=settings.database_pool_size,
+        max_overflow=0,
+        pool_timeout=settings.database_pool_timeout,
+        pool_pre_ping=True,  # bounded by command_timeout, so a black-holed connection is found out
+        pool_use_lifo=True,
+        hide_parameters=True,  # a user's input belongs neither in a log nor in an error
+        connect_args={
+            "timeout": settings.database_connect_timeout,
+            "command_timeout": settings.database_command_timeout,
+            "server_settings": _server_settings(settings),
+        },
+    )
+
+
+def _server_settings(settings: Settings) -> dict[str, str]:
+    """The server's own bounds, for when this process is gone or stuck and cannot keep its own."""
+    return {
+        "application_name": "iris-api",
+        "TimeZone": "UTC",
+        "statement_timeout": _milliseconds(settings.database_command_timeout),
+        "lock_timeout": _milliseconds(settings.database_lock_timeout),
+        "idle_in_transaction_session_timeout": _milliseconds(settings.database_command_timeout),
+        "client_connection_check_interval": "1000",
+    }
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))
+
+
+def create_session_factory(engine: AsyncEngine) -> SessionFactory:
+    """Sessions whose rows stay readable after the commit, without another query."""
+    return async_sessionmaker(engine, expire_on_commit=False)

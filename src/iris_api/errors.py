@@ -1,0 +1,175 @@
+"""Every failure that the service can answer with, as a tree of classes.
+
+::
+
+    IrisApiError
+    ├── ConfigurationError            (command line only)
+    └── Problem
+        ├── MalformedBody         400
+        ├── NotFound              404
+        │   └── PredictionNotFound
+        ├── MethodNotAllowed      405
+        ├── BodyTooLarge          413
+        ├── InvalidRequest        422
+        ├── InternalError         500
+        └── Unavailable           503
+            ├── DatabaseUnavailable
+            ├── SchemaOutdated
+            ├── ModelUnavailable
+            └── NotReady
+
+A problem's slug, status and title are constants of its class; only ``detail`` varies. How one is
+rendered as ``application/problem+json`` (RFC 9457) is `iris_api.api.problems`' matter.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, ClassVar, Literal
+
+
+class IrisApiError(Exception):
+    """The root of all errors that this package raises on purpose."""
+
+
+class ConfigurationError(IrisApiError):
+    """What stands around the service does not fit; the message says what to do about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One field at fault.
+
+    ``location`` and ``field`` say where it is (``body`` and ``items[3].sepal_length``), ``code`` is
+    stable for programs, ``detail`` is for people. The offending value is never part of it.
+    """
+
+    location: Literal["body", "query", "path", "header"]
+    field: str
+    code: str
+    detail: str
+
+
+class Problem(IrisApiError):
+    """A failure with an HTTP status. Subclasses fix ``slug``, ``status`` and ``title``."""
+
+    slug: ClassVar[str]
+    status: ClassVar[HTTPStatus]
+    title: ClassVar[str]
+    retry_after: ClassVar[int | None] = None  # seconds
+
+    def __init__(self, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = dict(headers or {})
+        if self.retry_after is not None:
+            self.headers["Retry-After"] = str(self.retry_after)
+        self.errors: Sequence[FieldError] = ()
+        self.extensions: Mapping[str, Any] = {}
+
+    @classmethod
+    def type_uri(cls) -> str:
+        """The problem type of RFC 9457, section 3.1.1: stable, and the same on every deployment."""
+        return f"urn:iris-api:problem:{cls.slug}"
+
+
+class MalformedBody(Problem):
+    """The request's body is not JSON, or not text."""
+
+    slug = "malformed-body"
+    status = HTTPStatus.BAD_REQUEST
+    title = "The body could not be read"
+
+
+class NotFound(Problem):
+    """No such resource."""
+
+    slug = "not-found"
+    status = HTTPStatus.NOT_FOUND
+    title = "Nothing is here"
+
+
+class PredictionNotFound(NotFound):
+    """No prediction has this id."""
+
+    slug = "prediction-not-found"
+    title = "There is no such prediction"
+
+
+class MethodNotAllowed(Problem):
+    """The path exists, but not for this method."""
+
+    slug = "method-not-allowed"
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+    title = "This path does not take this method"
+
+
+class BodyTooLarge(Problem):
+    """The body is over ``IRIS_MAX_BODY_BYTES``."""
+
+    slug = "body-too-large"
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    title = "The body is too large"
+
+
+class InvalidRequest(Problem):
+    """Some fields do not fit; ``errors`` names each."""
+
+    slug = "invalid-request"
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    title = "The request does not fit"
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__("; ".join(f"{error.field}: {error.detail}" for error in errors[:5]))
+        self.errors = errors
+
+
+class InternalError(Problem):
+    """A defect of the service. What happened is in its log, under the request's id."""
+
+    slug = "internal-error"
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    title = "The service failed"
+
+
+class Unavailable(Problem):
+    """The service cannot answer now, but may soon; ``Retry-After`` says when to ask again."""
+
+    slug = "unavailable"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    title = "The service is not available now"
+    retry_after = 1
+
+
+class DatabaseUnavailable(Unavailable):
+    """PostgreSQL did not answer, or not in time."""
+
+    slug = "database-unavailable"
+    title = "The database is not available"
+
+
+class SchemaOutdated(Unavailable):
+    """The database's schema is older than this release."""
+
+    slug = "schema-outdated"
+    title = "The database's schema is outdated"
+    retry_after = 30
+
+
+class ModelUnavailable(Unavailable):
+    """No model is loaded: there is none, or it was refused."""
+
+    slug = "model-unavailable"
+    title = "No model is loaded"
+    retry_after = 30
+
+
+class NotReady(Unavailable):
+    """Some part that the service needs is missing; ``checks`` shows the state of each."""
+
+    slug = "not-ready"
+    title = "The service is not ready"
+
+    def __init__(self, detail: str, checks: Mapping[str, Any]) -> None:
+        super().__init__(detail)
+        self.extensions = {"checks": checks}

@@ -1,0 +1,227 @@
+"""The model on disk: a joblib file, and beside it a manifest that says what it is.
+
+The joblib file is named after its digest and never changes; ``manifest.json`` names the one that
+counts and is replaced atomically, so a reader sees either the old model or the new one, whole.
+"""
+
+import hashlib
+import io
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import joblib
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from iris_api.errors import ModelUnavailable
+from iris_api.inference.classifier import FEATURE_NAMES, Classifier
+
+MANIFEST_NAME = "manifest.json"
+QUANTILES = tuple(round(step / 10, 1) for step in range(11))
+"""The quantiles that a manifest holds of each feature: the deciles, with both ends."""
+_LIBRARIES = ("scikit-learn", "numpy", "scipy", "joblib")
+_TRAIN_HINT = "Run `iris-api train` to write a new one."
+
+
+class FeatureSummary(BaseModel):
+    """What the training rows held of one feature, in centimetres."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    minimum: float
+    maximum: float
+    quantiles: dict[str, float] = Field(description="The deciles, from 0.0 to 1.0")
+
+
+class Scores(BaseModel):
+    """How a classifier did on rows that it had not seen."""
+
+    model_config = ConfigDict(frozen=True)
+
+    accuracy: float
+    log_loss: float
+    brier_score: float = Field(description="Multiclass Brier score: 0 is best, 2 is worst")
+    calibration_error: float = Field(
+        description="Expected calibration error of the top class, in ten bins of equal size"
+    )
+
+
+class Manifest(BaseModel):
+    """The model's card."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str = Field(description="The estimator's name and the first digits of the digest")
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="Digest of the file")]
+    file: Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]+\.joblib$")]
+    estimator: str = Field(description="scikit-learn's own description of the estimator")
+    classes: Annotated[list[str], Field(min_length=2)]
+    features: list[FeatureSummary]
+    libraries: dict[str, str] = Field(description="The versions that wrote the file")
+    python: str
+    trained_at: AwareDatetime
+    training_rows: int
+    scores: dict[str, Scores] = Field(
+        description="By candidate, from cross-validation; empty for a model brought from elsewhere"
+    )
+    calibration: str = Field(description="How the probabilities were calibrated, and why")
+
+
+def save_artifact(
+    estimator: Any,
+    rows: ArrayLike,
+    classes: Sequence[str],
+    folder: Path,
+    *,
+    name: str = "custom",
+    scores: dict[str, Scores] | None = None,
+    calibration: str = "not examined",
+) -> Manifest:
+    """Write a fitted classifier and its manifest, and make it the folder's model.
+
+    ``rows`` are the training rows, shape (n, 4), in centimetres, in the order of `FEATURE_NAMES`;
+    ``classes`` are the labels of the estimator's ``classes_``, in their order. Raises `ValueError`
+    for an estimator that the service could not serve; then nothing is written.
+    """
+    matrix = np.asarray(rows, dtype=np.float64)
+    _check_servable(estimator, matrix, classes)
+    buffer = io.BytesIO()
+    joblib.dump(estimator, buffer)
+    content = buffer.getvalue()
+    digest = hashlib.sha256(content).hexdigest()
+    manifest = Manifest(
+        version=f"{name}-{digest[:12]}",
+        sha256=digest,
+        file=f"{name}-{digest[:12]}.joblib",
+        estimator=repr(estimator),
+        classes=list(classes),
+        features=[_summarise(*pair) for pair in zip(FEATURE_NAMES, matrix.T, strict=True)],
+        libraries=_library_versions(),
+        python=platform.python_version(),
+        trained_at=datetime.now(UTC),
+        training_rows=len(matrix),
+        scores=scores or {},
+        calibration=calibration,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / manifest.file, content)
+    _replace(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode())
+    return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model in memory: its card, and the classifier that answers."""
+
+    manifest: Manifest
+    classifier: Classifier
+
+
+def load_artifact(folder: Path, *, expected_sha256: str | None = None) -> Model:
+    """Load the folder's model. Nothing is unpickled before its digest and its libraries fit.
+
+    ``expected_sha256`` pins the file from outside the folder. Raises `ModelUnavailable`, which says
+    what does not fit and what to do.
+    """
+    manifest = _read_manifest(folder)
+    _check_libraries(manifest)
+    content = _read_checked(folder / manifest.file, manifest, expected_sha256)
+    # The digest was taken of these very bytes, so no other file can come between.
+    estimator = joblib.load(io.BytesIO(content))
+    classifier = Classifier(estimator, classes=manifest.classes, version=manifest.version)
+    return Model(manifest, classifier)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST_NAME
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelUnavailable(f"There is no model in {folder}. {_TRAIN_HINT}") from None
+    except OSError as error:
+        raise ModelUnavailable(f"{path} cannot be read: {error.strerror}.") from None
+    except ValidationError:
+        raise ModelUnavailable(f"{path} is not a manifest. {_TRAIN_HINT}") from None
+
+
+def _check_libraries(manifest: Manifest) -> None:
+    """scikit-learn promises a pickle's meaning for the version that wrote it alone."""
+    here = _library_versions()
+    wrong = [
+        f"{name} {manifest.libraries.get(name, 'unknown')} (here: {here[name]})"
+        for name in _LIBRARIES
+        if manifest.libraries.get(name) != here[name]
+    ]
+    if wrong:
+        raise ModelUnavailable(
+            f"The model {manifest.version} was written with {', '.join(wrong)}. "
+            f"Install those versions, or run `iris-api train`."
+        )
+
+
+def _read_checked(path: Path, manifest: Manifest, expected_sha256: str | None) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelUnavailable(f"{path} cannot be read: {error.strerror}. {_TRAIN_HINT}") from None
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != manifest.sha256:
+        raise ModelUnavailable(
+            f"{path} has the digest {digest}, its manifest says {manifest.sha256}: the file was "
+            f"changed, and was not loaded. {_TRAIN_HINT}"
+        )
+    if expected_sha256 is not None and digest != expected_sha256:
+        raise ModelUnavailable(
+            f"{path} has the digest {digest}, IRIS_MODEL_SHA256 asks for {expected_sha256}. "
+            "Put that model in place, or change the pin."
+        )
+    return content
+
+
+def _check_servable(estimator: Any, rows: NDArray[np.float64], classes: Sequence[str]) -> None:
+    if not hasattr(estimator, "predict_proba"):
+        raise ValueError("The estimator has no predict_proba: wrap it in CalibratedClassifierCV.")
+    if rows.ndim != 2 or rows.shape[1] != len(FEATURE_NAMES):  # noqa: PLR2004, a matrix
+        raise ValueError(f"The rows have the shape {rows.shape}, not (n, {len(FEATURE_NAMES)}).")
+    if hasattr(estimator, "feature_names_in_"):
+        raise ValueError("The estimator was fitted on named columns: fit it on an array.")
+    if len(classes) != len(estimator.classes_) or len(set(classes)) != len(classes):
+        raise ValueError(f"The estimator has the classes {list(estimator.classes_)}: label each.")
+    most_probable = estimator.classes_[estimator.predict_proba(rows).argmax(axis=1)]
+    if not np.array_equal(estimator.predict(rows), most_probable):
+        raise ValueError(
+            "The estimator's predict() is not its most probable class: "
+            "wrap it in CalibratedClassifierCV."
+        )
+
+
+def _summarise(name: str, values: NDArray[np.float64]) -> FeatureSummary:
+    quantiles = np.quantile(values, QUANTILES)
+    return FeatureSummary(
+        name=name,
+        minimum=float(values.min()),
+        maximum=float(values.max()),
+        quantiles={str(q): float(value) for q, value in zip(QUANTILES, quantiles, strict=True)},
+    )
+
+
+def _library_versions() -> dict[str, str]:
+    return {name: version(name) for name in _LIBRARIES}
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,68 @@
+"""Structured logs on standard error: JSON for machines, aligned columns on a terminal."""
+
+import logging
+import sys
+from contextvars import ContextVar
+
+import structlog
+from structlog.types import EventDict, Processor
+
+from iris_api.settings import Settings
+
+request_id_of_context: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The id of the request that the running task works for; None outside of requests."""
+
+
+def _add_request_id(_logger: object, _method: str, event: EventDict) -> EventDict:
+    request_id = request_id_of_context.get()
+    if request_id is not None:
+        event.setdefault("request_id", request_id)
+    return event
+
+
+def wants_console(settings: Settings) -> bool:
+    """Whether the log is for a person at a terminal."""
+    if settings.log_format == "auto":
+        return sys.stderr.isatty()
+    return settings.log_format == "console"
+
+
+def configure_logging(settings: Settings) -> None:
+    """Send the logs of this process, the libraries' included, to standard error.
+
+    Call it once for each process; a second call replaces the first.
+    """
+    level = logging.getLevelNamesMapping()[settings.log_level]
+    console = wants_console(settings)
+    shared: list[Processor] = [
+        _add_request_id,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    rendering: list[Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        if console
+        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[*shared, *rendering],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )
+    _route_standard_library(level, shared, rendering)
+
+
+def _route_standard_library(
+    level: int, shared: list[Processor], rendering: list[Processor]
+) -> None:
+    """Give the records of `logging` (uvicorn's, Alembic's) the same form."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(allow=())],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        )
+    )
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+    logging.getLogger("uvicorn").setLevel(max(level, logging.WARNING))
+    logging.captureWarnings(capture=True)

@@ -1,0 +1,83 @@
+"""The outermost layer of each request: its id, its time, its log line, a last net for errors."""
+
+import re
+import time
+from collections.abc import Callable
+from uuid import uuid4
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from iris_api.observability.logging import request_id_of_context
+from iris_api.observability.metrics import Metrics
+
+_ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class ObservabilityMiddleware:
+    """Plain ASGI middleware, for ``BaseHTTPMiddleware`` doubles a request's cost.
+
+    An exception that the application did not handle is logged and answered by ``render_failure``
+    here, inside Starlette's ``ServerErrorMiddleware``, which would raise it again and so close the
+    client's keep-alive connection.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, render_failure: Callable[[Scope], ASGIApp]
+    ) -> None:
+        self.app = app
+        self.metrics = metrics
+        self.render_failure = render_failure
+        self.log = structlog.get_logger("iris_api.access")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application for one request; other scopes pass through."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = _request_id(scope)
+        token = request_id_of_context.set(request_id)
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception:
+            self.log.exception("unhandled error", path=scope["path"])
+            if status:
+                raise  # the answer has begun; all that is left is to break it off
+            await self.render_failure(scope)(scope, receive, send_with_id)
+        finally:
+            self._record(scope, status, time.perf_counter() - started)
+            request_id_of_context.reset(token)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count the request. Status 0: cancelled, or the client left, before an answer began."""
+        route = getattr(scope.get("route"), "path", "unmatched")
+        method = scope["method"] if scope["method"] in _KNOWN_METHODS else "other"
+        self.metrics.requests.labels(method, route, status).inc()
+        self.metrics.request_duration.labels(method, route).observe(seconds)
+        self.log.info(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            duration_ms=round(seconds * 1000, 3),
+        )
+
+
+def _request_id(scope: Scope) -> str:
+    """The caller's ``X-Request-ID`` where it is harmless, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _ACCEPTABLE_ID.fullmatch(value):
+            return str(value, "ascii")
+    return uuid4().hex

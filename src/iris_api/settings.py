@@ -1,0 +1,96 @@
+"""Every knob of the service: one frozen object, read from the environment once."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from iris_api.errors import ConfigurationError
+
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+LogFormat = Literal["auto", "console", "json"]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """The settings, each read from ``IRIS_`` and its name in capitals.
+
+    README.md shows them as a table; a test holds the two equal.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="IRIS_", frozen=True, extra="forbid")
+
+    database_url: SecretStr | None = Field(
+        None, description="PostgreSQL's URL. Unset: an embedded PostgreSQL in the data directory."
+    )
+    data_dir: Path = Field(
+        Path(".iris"), description="The folder of the embedded database and of the model."
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="The address to listen on.")
+    port: int = Field(
+        8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one."
+    )
+    workers: int = Field(1, ge=1, le=64, description="Server processes.")
+    root_path: str = Field(
+        "", description="The path under which a proxy publishes the service, such as `/iris`."
+    )
+    log_level: LogLevel = Field("INFO", description="The least severe log line that is written.")
+    log_format: LogFormat = Field(
+        "auto", description="`json`, `console`, or `auto`: console on a terminal, else JSON."
+    )
+    model_sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="The digest that the model file must have. Unset: the one in its manifest.",
+    )
+    inference_threads: int = Field(1, ge=1, le=64, description="Threads that run the model.")
+    max_body_bytes: int = Field(
+        4_194_304, ge=1024, description="The largest request body, in bytes; past it: 413."
+    )
+    database_pool_size: int = Field(
+        8, ge=1, le=1000, description="Connections to PostgreSQL, for each worker."
+    )
+    database_connect_timeout: Seconds = Field(
+        5.0, description="Seconds that opening a connection may take."
+    )
+    database_pool_timeout: Seconds = Field(
+        5.0, description="Seconds that a request waits for a free connection."
+    )
+    database_command_timeout: Seconds = Field(
+        30.0, description="Seconds that one statement may take."
+    )
+    database_lock_timeout: Seconds = Field(
+        5.0, description="Seconds that a statement waits for a lock."
+    )
+    migration_timeout: Seconds = Field(
+        60.0, description="Seconds that `migrate` waits for PostgreSQL, and for its turn."
+    )
+    keep_alive_timeout: int = Field(
+        65, ge=1, description="Seconds that an idle connection is kept open."
+    )
+    shutdown_timeout: int = Field(
+        8, ge=1, description="Seconds that accepted requests have to finish after SIGTERM."
+    )
+
+    @property
+    def model_dir(self) -> Path:
+        """The folder that holds the model and its manifest."""
+        return self.data_dir / "model"
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises `ConfigurationError`, which names each variable at fault, and never shows its value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = [
+            f"IRIS_{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
+            for item in error.errors(include_url=False, include_input=False)
+        ]
+        raise ConfigurationError(
+            f"The environment does not fit: {'; '.join(problems)}. README.md lists every setting."
+        ) from None
