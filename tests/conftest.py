@@ -1,0 +1,178 @@
+"""A real PostgreSQL for the tests that want one, and a database of its own for each test.
+
+``IRIS_TEST_DATABASE`` is ``container``, ``embedded`` or a URL; unset, it is a container where an
+engine answers, else the embedded server. A migrated template is cloned for each test, so that the
+code under test really commits.
+"""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from pathlib import Path
+
+import asyncpg
+import docker
+import pytest
+from docker.errors import DockerException
+from fastapi import FastAPI
+from httpx2 import ASGITransport, AsyncClient
+from pydantic import SecretStr
+from sqlalchemy import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncSession
+from testcontainers.community.postgres import PostgresContainer
+
+from iris_api.app import create_app
+from iris_api.database import create_engine, create_session_factory
+from iris_api.database.embedded import database_of
+from iris_api.database.migrations import migrate
+from iris_api.inference.training import train
+from iris_api.settings import Settings
+
+IMAGE = os.environ.get("IRIS_TEST_POSTGRES_IMAGE", "postgres:18")
+CHOICE = os.environ.get("IRIS_TEST_DATABASE", "")
+TEMPLATE = "iris_template"
+
+for name in [name for name in os.environ if name.startswith("IRIS_")]:
+    del os.environ[name]  # the developer's own settings must not leak into a test
+
+
+def _engine_answers() -> bool:
+    try:
+        client = docker.from_env(timeout=5)
+    except DockerException:
+        return False
+    client.close()
+    return True
+
+
+DATABASE = CHOICE or ("container" if _engine_answers() else "embedded")
+
+
+def pytest_report_header() -> str:
+    if "://" in DATABASE:
+        return f"PostgreSQL: {make_url(DATABASE).render_as_string(hide_password=True)}"
+    details = {"container": IMAGE, "embedded": "the wheel's"}
+    reason = "IRIS_TEST_DATABASE says so" if CHOICE else "chosen by whether an engine answers"
+    return f"PostgreSQL: {DATABASE} ({details[DATABASE]}; {reason})"
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
+    """A PostgreSQL server whose user may create databases."""
+    if DATABASE == "container":
+        with PostgresContainer(IMAGE, driver="asyncpg") as container:
+            yield make_url(container.get_connection_url())
+    elif DATABASE == "embedded":
+        settings = Settings(data_dir=tmp_path_factory.mktemp("postgres"))
+        with database_of(settings, exclusive=True) as embedded:
+            assert embedded.database_url is not None
+            yield make_url(embedded.database_url.get_secret_value())
+    else:
+        yield make_url(DATABASE).set(drivername="postgresql+asyncpg")
+
+
+def execute(url: URL, statement: str) -> None:
+    """Run one statement on a connection of its own, outside of any transaction."""
+
+    async def run() -> None:
+        connection = await asyncpg.connect(dsn_of(url))
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    asyncio.run(run())
+
+
+def dsn_of(url: URL) -> str:
+    """The URL as asyncpg itself takes it."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def settings_for(url: URL, data_dir: Path = Path(".iris"), **changes: object) -> Settings:
+    secret = SecretStr(url.render_as_string(hide_password=False))
+    return Settings.model_validate({"database_url": secret, "data_dir": data_dir, **changes})
+
+
+@pytest.fixture(scope="session")
+def template(server_url: URL) -> Iterator[str]:
+    execute(server_url, f"DROP DATABASE IF EXISTS {TEMPLATE}")
+    execute(server_url, f"CREATE DATABASE {TEMPLATE}")
+    migrate(settings_for(server_url.set(database=TEMPLATE)))
+    yield TEMPLATE
+    execute(server_url, f"DROP DATABASE {TEMPLATE}")
+
+
+_numbers = count(1)
+
+
+@pytest.fixture
+def empty_database(server_url: URL) -> Iterator[URL]:
+    """A database without any schema."""
+    yield from _database(server_url, "template1")
+
+
+@pytest.fixture
+def database(server_url: URL, template: str) -> Iterator[URL]:
+    """A database at the head revision."""
+    yield from _database(server_url, template)
+
+
+def _database(server_url: URL, source: str) -> Iterator[URL]:
+    name = f"iris_test_{os.getpid()}_{next(_numbers)}"
+    execute(server_url, f"CREATE DATABASE {name} TEMPLATE {source}")
+    yield server_url.set(database=name)
+    execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def connection(database: URL) -> AsyncIterator[asyncpg.Connection]:
+    """A connection beside the service's own: it sees what is committed, and nothing else."""
+    connection = await asyncpg.connect(dsn_of(database))
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture(scope="session")
+def trained_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory that holds a model; not to be changed."""
+    data_dir = tmp_path_factory.mktemp("trained")
+    train(data_dir / "model", candidate="linear-discriminant")
+    return data_dir
+
+
+@pytest.fixture
+def data_dir(trained_model: Path, tmp_path: Path) -> Path:
+    """A data directory of the test's own, with a model in it."""
+    return shutil.copytree(trained_model, tmp_path / "data")
+
+
+@pytest.fixture
+def settings(database: URL, data_dir: Path) -> Settings:
+    return settings_for(database, data_dir)
+
+
+@pytest.fixture
+async def session(settings: Settings) -> AsyncIterator[AsyncSession]:
+    engine = create_engine(settings)
+    async with create_session_factory(engine)() as session:
+        yield session
+    await engine.dispose()
+
+
+@pytest.fixture
+async def app(settings: Settings) -> AsyncIterator[FastAPI]:
+    """The application, started."""
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[AsyncClient]:
+    """A client of the application, within this process."""
+    transport = ASGITransport(app=app, raise_app_exceptions=False)
+    async with AsyncClient(transport=transport, base_url="http://iris") as client:
+        yield client

@@ -1,0 +1,41 @@
+import asyncpg
+import joblib
+import pytest
+from httpx2 import AsyncClient
+from sklearn.datasets import load_iris
+
+from iris_api.inference import FEATURE_NAMES
+from iris_api.settings import Settings
+
+SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
+
+
+async def test_a_prediction_is_answered_and_stored(
+    client: AsyncClient, connection: asyncpg.Connection
+) -> None:
+    response = await client.post("/predict", json=SETOSA)
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["prediction_label"] == "setosa"
+    assert response.headers["Content-Location"] == f"/predictions/{answer['id']}"
+    row = await connection.fetchrow("SELECT * FROM iris_predictions")
+    assert row is not None
+    assert {name: row[name] for name in SETOSA} == SETOSA
+    assert row["prediction"] == answer["prediction"] == 0
+    assert row["model_version"] == answer["model_version"]
+
+
+async def test_the_iris_data_is_answered_as_scikit_learn_answers_it(
+    client: AsyncClient, settings: Settings
+) -> None:
+    data = load_iris()
+    [file] = settings.model_dir.glob("*.joblib")
+    estimator = joblib.load(file)
+    labels = data.target_names[estimator.predict(data.data)]
+    probabilities = estimator.predict_proba(data.data)
+    for row, label, expected in zip(data.data, labels, probabilities, strict=True):
+        features = dict(zip(FEATURE_NAMES, row.tolist(), strict=True))
+        answer = (await client.post("/predict", json=features)).json()
+        assert answer["prediction_label"] == label
+        assert list(answer["probabilities"]) == data.target_names.tolist()
+        assert list(answer["probabilities"].values()) == pytest.approx(expected, abs=1e-9)
