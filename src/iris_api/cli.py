@@ -1,11 +1,9 @@
 """The command line: ``iris-api serve | migrate | train``."""
 
-import json
 import signal
-import socket
 import sys
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,9 +13,10 @@ from iris_api import __version__, server
 from iris_api.database.embedded import database_of
 from iris_api.database.migrations import migrate as migrate_schema
 from iris_api.errors import ConfigurationError
-from iris_api.inference.artifact import MANIFEST_NAME, Manifest, Scores
+from iris_api.inference.artifact import MANIFEST_NAME
 from iris_api.inference.training import CANDIDATES
 from iris_api.inference.training import train as train_model
+from iris_api.narration import Narrator
 from iris_api.observability.logging import configure_logging
 from iris_api.settings import Settings, load_settings
 
@@ -29,8 +28,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_EXAMPLE = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
-console = Console(highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -48,7 +45,7 @@ def version(
 ) -> None:
     """Answer ``--version``."""
     if show:
-        console.print(f"iris-api {__version__}")
+        typer.echo(f"iris-api {__version__}")
         raise typer.Exit
 
 
@@ -65,28 +62,24 @@ def serve(
     ] = False,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM."""
-    _end_on_signals()
-    settings = load_settings()
-    configure_logging(settings)
-    listener = server.listen(settings)
-    with listener, database_of(settings, exclusive=True, report=_tell) as with_database:
+    settings, narrator = _begin()
+    with (
+        server.listen(settings) as listener,
+        database_of(settings, exclusive=True, report=narrator.tell) as with_database,
+    ):
         if prepare or settings.database_url is None:
-            _prepare(with_database)
-        if settings.log_format != "json":
-            server.call_when_answering(
-                listener, lambda ready, body: _greet(settings, listener, ready=ready, body=body)
-            )
+            narrator.tell(f"The schema is at revision {migrate_schema(with_database)}")
+            _train_where_there_is_none(settings, narrator)
+        server.call_when_answering(listener, narrator.greet)
         server.run(with_database, listener)
 
 
 @app.command()
 def migrate() -> None:
     """Bring the database's schema to this release's revision."""
-    _end_on_signals()
-    settings = load_settings()
-    configure_logging(settings)
-    with database_of(settings, report=_tell) as with_database:
-        _tell(f"The schema is at revision {migrate_schema(with_database)}")
+    settings, narrator = _begin()
+    with database_of(settings, report=narrator.tell) as with_database:
+        narrator.tell(f"The schema is at revision {migrate_schema(with_database)}")
 
 
 @app.command()
@@ -100,58 +93,35 @@ def train(
     """Choose a classifier by cross-validation, fit it, and make it the model."""
     if candidate is not None and candidate not in CANDIDATES:
         raise typer.BadParameter(
-            f"There is no such candidate; take one of {', '.join(CANDIDATES)}."
+            f"There is no such candidate. Take one of {', '.join(CANDIDATES)}."
         )
-    _train(load_settings(), candidate)
+    _train(*_begin(), candidate)
 
 
-def _prepare(settings: Settings) -> None:
-    _tell(f"The schema is at revision {migrate_schema(settings)}")
+def _begin() -> tuple[Settings, Narrator]:
+    """Do what every command does first."""
+    _end_on_signals()
+    settings = load_settings()
+    configure_logging(settings)
+    return settings, Narrator(settings)
+
+
+def _train_where_there_is_none(settings: Settings, narrator: Narrator) -> None:
+    """Train, unless there is a model, or one is pinned, which no training here could give."""
     if settings.model_sha256 is None and not (settings.model_dir / MANIFEST_NAME).exists():
-        _tell("Training a model: comparing candidates by cross-validation")
-        _train(settings, None)
+        _train(settings, narrator, None)
 
 
-def _train(settings: Settings, candidate: str | None) -> Manifest:
+def _train(settings: Settings, narrator: Narrator, candidate: str | None) -> None:
+    narrator.tell("Training a model, scored by cross-validation:")
     try:
-        manifest = train_model(settings.model_dir, candidate=candidate, report=_tell_scores)
+        manifest = train_model(settings.model_dir, candidate=candidate, report=narrator.tell_scores)
     except OSError as error:
         raise ConfigurationError(
             f"The model could not be written to {settings.model_dir}: {error.strerror}. "
             "Set IRIS_DATA_DIR to a folder that can be written."
         ) from None
-    _tell(f"The model is {manifest.version}, in {settings.model_dir.resolve()}")
-    return manifest
-
-
-def _tell(message: str) -> None:
-    console.print(f"[green]•[/green] {escape(message)}")
-
-
-def _tell_scores(name: str, scores: Scores) -> None:
-    console.print(f"    {name:<32} accuracy {scores.accuracy:.3f}  log loss {scores.log_loss:.4f}")
-
-
-def _greet(
-    settings: Settings, listener: socket.socket, *, ready: bool, body: dict[str, Any]
-) -> None:
-    host, port = listener.getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    if not ready:
-        console.print(f"[yellow]•[/yellow] {url} is alive, but not ready: {escape(body['detail'])}")
-        return
-    database = "IRIS_DATABASE_URL" if settings.database_url else settings.data_dir / "postgres"
-    console.print(
-        f"""
-[bold]Ready on {url}[/bold]   (its documentation: {url}/docs)
-
-Try it:
-  curl {url}/predict -H 'Content-Type: application/json' -d '{json.dumps(_EXAMPLE)}'
-  curl {url}/predictions
-
-The predictions are in {database}, the model in {settings.model_dir}. Ctrl-C stops all of it.
-"""
-    )
+    narrator.tell(f"The model is {manifest.version}, in {settings.model_dir.resolve()}")
 
 
 def _end_on_signals() -> None:

@@ -2,13 +2,13 @@
 
 import json
 import os
-import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
 
 import uvicorn
 from fastapi import FastAPI
@@ -22,6 +22,12 @@ from iris_api.observability.metrics import MULTIPROCESS_VARIABLE
 from iris_api.settings import Settings, load_settings
 
 _BACKLOG = 2048
+
+
+class Greeting(Protocol):
+    """What to do with the first answer of ``/readyz``."""
+
+    def __call__(self, url: str, *, ready: bool, body: dict[str, Any]) -> None: ...
 
 
 def application() -> FastAPI:
@@ -73,36 +79,29 @@ def run(settings: Settings, listener: socket.socket) -> None:
     if settings.workers == 1:
         uvicorn.Server(config).run(sockets=[listener])
     else:
-        _share_metrics(settings)
-        Multiprocess(config, sockets=[listener]).run()
+        with TemporaryDirectory(prefix="iris-metrics-") as folder:
+            os.environ[MULTIPROCESS_VARIABLE] = folder
+            Multiprocess(config, sockets=[listener]).run()
 
 
-def _share_metrics(settings: Settings) -> None:
-    """Give the workers an empty folder to share their metrics in."""
-    folder = settings.data_dir.resolve() / "metrics"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    os.environ[MULTIPROCESS_VARIABLE] = str(folder)
-
-
-def call_when_answering(
-    listener: socket.socket, callback: Callable[[bool, dict[str, Any]], None]
-) -> None:
-    """Call back, once and from a thread, with the verdict and the body of ``/readyz``."""
+def call_when_answering(listener: socket.socket, greet: Greeting) -> None:
+    """Ask ``/readyz`` until it answers, in a thread, and hand on what it said, once."""
     host, port = listener.getsockname()[:2]
-    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104, no binding here
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104, no binding
 
     def wait() -> None:
         while True:
-            connection = HTTPConnection(address, port, timeout=60)
+            connection = HTTPConnection(reachable, port, timeout=60)
             try:
                 connection.request("GET", "/readyz")
                 response = connection.getresponse()
-                callback(response.status == 200, json.load(response))  # noqa: PLR2004, HTTP's OK
-                return
-            except (OSError, HTTPException, ValueError):
+                greet(url, ready=response.status == HTTPStatus.OK, body=json.load(response))
+            except (OSError, HTTPException):
                 time.sleep(0.1)
+            else:
+                return
             finally:
                 connection.close()
 
-    threading.Thread(target=wait, name="wait-until-ready", daemon=True).start()
+    threading.Thread(target=wait, name="greeting", daemon=True).start()

@@ -1,0 +1,31 @@
+# Built in one stage, run in another: compilers, pip's cache and the sources stay behind.
+FROM python:3.13-slim AS build
+WORKDIR /src
+RUN python -m venv /opt/iris
+ENV PATH=/opt/iris/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# The dependencies first: their layer is built again only when one of them changes.
+COPY deploy/requirements.txt ./deploy/
+RUN pip install --require-hashes --requirement deploy/requirements.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY migrations migrations
+COPY src src
+RUN pip install --no-deps .
+# The model is part of the image: every container of a release answers alike.
+RUN IRIS_DATA_DIR=/var/lib/iris iris-api train
+
+FROM python:3.13-slim
+RUN useradd --system --uid 10001 --no-create-home --home-dir /nonexistent iris
+COPY --from=build /opt/iris /opt/iris
+COPY --from=build /var/lib/iris /var/lib/iris
+COPY deploy/entrypoint.sh /usr/local/bin/iris-entrypoint
+ENV PATH=/opt/iris/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    IRIS_DATA_DIR=/var/lib/iris \
+    IRIS_HOST=0.0.0.0 \
+    IRIS_LOG_FORMAT=json
+USER iris
+EXPOSE 8000
+HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ.get('IRIS_PORT', '8000')}/readyz\", timeout=4)"]
+ENTRYPOINT ["iris-entrypoint"]
+CMD ["serve"]

