@@ -1,4 +1,4 @@
-"""What a command tells while it works: lines for a person, or log events where JSON is asked for."""
+"""What a command tells while it works: lines for a person, or log events, as the format asks."""
 
 import json
 from typing import Any

@@ -27,7 +27,8 @@ _BACKLOG = 2048
 class Greeting(Protocol):
     """What to do with the first answer of ``/readyz``."""
 
-    def __call__(self, url: str, *, ready: bool, body: dict[str, Any]) -> None: ...
+    def __call__(self, url: str, *, ready: bool, body: dict[str, Any]) -> None:
+        """Take the service's URL, and the verdict and the body of ``/readyz``."""
 
 
 def application() -> FastAPI:
