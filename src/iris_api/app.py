@@ -16,6 +16,7 @@ from iris_api.api.limits import BodyLimitMiddleware
 from iris_api.api.problems import failure_response, install_problem_handlers
 from iris_api.api.resources import Resources, ServedModel
 from iris_api.database.migrations import SchemaCheck
+from iris_api.database.recorder import Recorder
 from iris_api.database.session import create_engine, create_session_factory
 from iris_api.errors import ModelUnavailable
 from iris_api.inference import InferenceEngine, load_artifact
@@ -36,15 +37,24 @@ def create_app(settings: Settings) -> FastAPI:
         engine = create_engine(settings)
         _measure_pool(engine, metrics, settings.database_pool_size)
         app.state.session_factory = create_session_factory(engine)
+        recorder = Recorder(
+            engine,
+            max_group=settings.max_batch,
+            max_waiting=settings.max_waiting,
+            max_in_flight=settings.database_groups_in_flight,
+            metrics=metrics,
+        )
         app.state.resources = Resources(
             metrics=metrics,
             session_factory=app.state.session_factory,
+            recorder=recorder,
             schema_check=SchemaCheck(),
             model=await _load_model(settings, metrics),
         )
         try:
             yield
         finally:
+            await recorder.aclose()
             await engine.dispose()
 
     app = FastAPI(
@@ -57,7 +67,9 @@ def create_app(settings: Settings) -> FastAPI:
         root_path=settings.root_path,
         redirect_slashes=False,
     )
-    for part in (predict, predictions, model, operations):
+    # Not included but added, and first: FastAPI matches an included route twice for each request.
+    app.router.routes.extend(predict.router.routes)
+    for part in (predictions, model, operations):
         app.include_router(part.router)
     install_documentation(app)
     install_problem_handlers(app)
@@ -75,7 +87,13 @@ async def _load_model(settings: Settings, metrics: Metrics) -> ServedModel | Mod
     except ModelUnavailable as problem:
         log.error("model refused", detail=problem.detail)  # noqa: TRY400, expected: no traceback
         return problem
-    engine = InferenceEngine(loaded.classifier, threads=settings.inference_threads, metrics=metrics)
+    engine = InferenceEngine(
+        loaded.classifier,
+        threads=settings.inference_threads,
+        max_batch=settings.max_batch,
+        max_waiting=settings.max_waiting,
+        metrics=metrics,
+    )
     return ServedModel(loaded.manifest, engine)
 
 

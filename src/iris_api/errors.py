@@ -10,9 +10,11 @@
         │   └── PredictionNotFound
         ├── MethodNotAllowed      405
         ├── BodyTooLarge          413
+        ├── UnsupportedMediaType  415
         ├── InvalidRequest        422
         ├── InternalError         500
         └── Unavailable           503
+            ├── Overloaded
             ├── DatabaseUnavailable
             ├── SchemaOutdated
             ├── ModelUnavailable
@@ -112,6 +114,14 @@ class BodyTooLarge(Problem):
     title = "The body is too large"
 
 
+class UnsupportedMediaType(Problem):
+    """The body is not declared to be JSON."""
+
+    slug = "unsupported-media-type"
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    title = "The body is not declared to be JSON"
+
+
 class InvalidRequest(Problem):
     """Some fields do not fit; ``errors`` names each."""
 
@@ -139,6 +149,13 @@ class Unavailable(Problem):
     status = HTTPStatus.SERVICE_UNAVAILABLE
     title = "The service is not available now"
     retry_after = 1
+
+
+class Overloaded(Unavailable):
+    """More requests wait than the service lets wait; this one was not begun."""
+
+    slug = "overloaded"
+    title = "Too many requests wait"
 
 
 class DatabaseUnavailable(Unavailable):

@@ -1,10 +1,13 @@
 """uvicorn around the application: the listening socket, the workers, the way to stop."""
 
+import gc
 import json
 import os
 import socket
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from tempfile import TemporaryDirectory
@@ -12,6 +15,7 @@ from typing import Any, Protocol
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import Lifespan
 from threadpoolctl import threadpool_limits
 from uvicorn.supervisors import Multiprocess
 
@@ -37,7 +41,26 @@ def application() -> FastAPI:
     configure_logging(settings)
     # A row is too small a task to share: more BLAS and OpenMP threads only wait for each other.
     threadpool_limits(limits=1)
-    return create_app(settings)
+    app = create_app(settings)
+    app.router.lifespan_context = _without_garbage(app.router.lifespan_context)
+    return app
+
+
+def _without_garbage(lifespan: Lifespan[Any]) -> Lifespan[Any]:
+    """Take what the start has made out of the garbage collector's sight.
+
+    scikit-learn alone brings half a million objects that live as long as the process; looking
+    through them again and again costs more than a tenth of the throughput.
+    """
+
+    @asynccontextmanager
+    async def wrapped(app: Any) -> AsyncIterator[Any]:
+        async with lifespan(app) as state:
+            gc.collect()
+            gc.freeze()
+            yield state
+
+    return wrapped
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -45,6 +45,17 @@ class Settings(BaseSettings):
         description="The digest that the model file must have. Unset: the one in its manifest.",
     )
     inference_threads: int = Field(1, ge=1, le=64, description="Threads that run the model.")
+    max_batch: int = Field(
+        256, ge=1, le=10_000, description="Rows that one model call or one commit takes at most."
+    )
+    max_waiting: int = Field(
+        1024,
+        ge=1,
+        description="Requests that wait for the model, or for a commit, at most; past it: 503.",
+    )
+    database_groups_in_flight: int = Field(
+        1, ge=1, le=64, description="Commits under way at the same time, for each worker."
+    )
     max_body_bytes: int = Field(
         4_194_304, ge=1024, description="The largest request body, in bytes; past it: 413."
     )

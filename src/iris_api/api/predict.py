@@ -1,11 +1,14 @@
 """Ask for predictions. Each is committed before its answer begins."""
 
-from fastapi import APIRouter, Response
+from typing import Any
 
+from fastapi import APIRouter, Response
+from pydantic_core import to_json
+
+from iris_api.api.direct import DirectRoute
 from iris_api.api.problems import problem_responses
-from iris_api.api.resources import Model, ProcessResources, Session
-from iris_api.database.crud import create_prediction, create_predictions
-from iris_api.database.models import IrisPrediction
+from iris_api.api.resources import ProcessResources
+from iris_api.database.crud import NewPrediction, StoredAs
 from iris_api.database.schema import (
     IrisFeatures,
     IrisFeaturesBatch,
@@ -20,12 +23,16 @@ from iris_api.errors import (
     MalformedBody,
     ModelUnavailable,
     SchemaOutdated,
+    UnsupportedMediaType,
 )
+from iris_api.inference.classifier import ClassPrediction
 
 router = APIRouter(
+    route_class=DirectRoute,
     tags=["predict"],
     responses=problem_responses(
         MalformedBody,
+        UnsupportedMediaType,
         BodyTooLarge,
         InvalidRequest,
         InternalError,
@@ -38,31 +45,38 @@ router = APIRouter(
 
 @router.post("/predict", summary="Predict the species of one flower")
 async def predict(
-    features: IrisFeatures,
-    response: Response,
-    model: Model,
-    session: Session,
-    resources: ProcessResources,
+    features: IrisFeatures, response: Response, resources: ProcessResources
 ) -> PredictionResponse:
     """Classify a flower, store the prediction, answer with the stored row."""
-    [prediction] = await model.engine.predict([features.as_row()])
-    row = IrisPrediction.from_request(features, prediction)
-    await create_prediction(session, row)
-    resources.metrics.count_predictions([(row.prediction_label, row.model_version)])
-    response.headers["Content-Location"] = f"/predictions/{row.id}"
-    return PredictionResponse.model_validate(row)
+    row = features.as_row()
+    answer = await resources.require_model().engine.predict(row)
+    stored = await resources.recorder.record(NewPrediction.of(row, answer))
+    response.headers["Content-Location"] = f"/predictions/{stored.id}"
+    return PredictionResponse(**_answer(answer, stored))
 
 
-@router.post("/predict/batch", summary="Predict the species of up to 10,000 flowers")
-async def predict_batch(
-    batch: IrisFeaturesBatch, model: Model, session: Session, resources: ProcessResources
-) -> PredictionBatch:
+@router.post(
+    "/predict/batch",
+    summary="Predict the species of up to 10,000 flowers",
+    response_model=PredictionBatch,
+)
+async def predict_batch(batch: IrisFeaturesBatch, resources: ProcessResources) -> Response:
     """Classify flowers and store all predictions in one transaction, or none."""
-    predictions = await model.engine.predict([features.as_row() for features in batch.items])
-    rows = [
-        IrisPrediction.from_request(features, prediction)
-        for features, prediction in zip(batch.items, predictions, strict=True)
-    ]
-    await create_predictions(session, rows)
-    resources.metrics.count_predictions((row.prediction_label, row.model_version) for row in rows)
-    return PredictionBatch(items=[PredictionResponse.model_validate(row) for row in rows])
+    rows = [features.as_row() for features in batch.items]
+    answers = await resources.require_model().engine.predict_many(rows)
+    stored = await resources.recorder.record_all(list(map(NewPrediction.of, rows, answers)))
+    # Ten thousand PredictionResponse objects would take as long to make as to classify and store.
+    items = list(map(_answer, answers, stored))
+    return Response(to_json({"items": items}), media_type="application/json")
+
+
+def _answer(answer: ClassPrediction, stored: StoredAs) -> dict[str, Any]:
+    """The fields of a `PredictionResponse`."""
+    return {
+        "id": stored.id,
+        "prediction": answer.prediction,
+        "prediction_label": answer.label,
+        "probabilities": answer.probabilities,
+        "model_version": answer.model_version,
+        "created_at": stored.created_at,
+    }

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from iris_api.database.deps import get_db
 from iris_api.database.migrations import SchemaCheck
+from iris_api.database.recorder import Recorder
 from iris_api.database.session import SessionFactory
 from iris_api.errors import ModelUnavailable
 from iris_api.inference.artifact import Manifest
@@ -29,6 +30,7 @@ class Resources:
 
     metrics: Metrics
     session_factory: SessionFactory
+    recorder: Recorder
     schema_check: SchemaCheck
     model: ServedModel | ModelUnavailable
     """The model, or why there is none; the service starts either way, and is not ready then."""

@@ -2,7 +2,6 @@
 
 from iris_api.database.crud import (
     create_prediction,
-    create_predictions,
     get_prediction,
     list_predictions,
 )
@@ -19,7 +18,6 @@ __all__ = [
     "PredictionResponse",
     "create_engine",
     "create_prediction",
-    "create_predictions",
     "create_session_factory",
     "get_db",
     "get_prediction",

@@ -1,19 +1,24 @@
 """Every SQL statement of the service. What writes has committed when it returns.
 
-Each function raises `DatabaseUnavailable` or `SchemaOutdated` where PostgreSQL cannot do its part;
-then nothing was written, unless the connection broke during the commit itself.
+Each function that takes a session raises `DatabaseUnavailable` or `SchemaOutdated` where PostgreSQL
+cannot do its part; then nothing was written, unless the connection broke during the commit itself.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple, Self
 
+import asyncpg
+from pydantic_core import to_json
 from sqlalchemy import Select, select, text, tuple_
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from iris_api.database.cursor import Cursor
 from iris_api.database.failures import translates_failures
 from iris_api.database.models import IrisPrediction
 from iris_api.database.schema import PredictionFilters
+from iris_api.inference.classifier import ClassPrediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,55 @@ class Page:
     next_cursor: Cursor | None
 
 
+class NewPrediction(NamedTuple):
+    """A row to be stored, as plain values: an ORM object costs ten times as much to make."""
+
+    sepal_length: float
+    sepal_width: float
+    petal_length: float
+    petal_width: float
+    prediction: int
+    prediction_label: str
+    probabilities: str
+    """JSON text"""
+    model_version: str | None
+
+    @classmethod
+    def of(cls, row: tuple[float, float, float, float], answer: ClassPrediction) -> Self:
+        """The row for a request's measures and the classifier's answer."""
+        probabilities = to_json(answer.probabilities).decode()
+        return cls(*row, answer.prediction, answer.label, probabilities, answer.model_version)
+
+
+class StoredAs(NamedTuple):
+    """What PostgreSQL adds to a row."""
+
+    id: int
+    created_at: datetime
+
+
+_INSERT_GROUP = """
+    INSERT INTO iris_predictions (
+        sepal_length, sepal_width, petal_length, petal_width,
+        prediction, prediction_label, probabilities, model_version)
+    SELECT
+        sepal_length, sepal_width, petal_length, petal_width,
+        prediction, prediction_label, probabilities::json, model_version
+    FROM unnest(
+        $1::float8[], $2::float8[], $3::float8[], $4::float8[],
+        $5::int[], $6::text[], $7::text[], $8::text[])
+    WITH ORDINALITY AS new (
+        sepal_length, sepal_width, petal_length, petal_width,
+        prediction, prediction_label, probabilities, model_version, position)
+    ORDER BY position
+    RETURNING id, created_at
+"""
+_DRAW_IDS = """
+    SELECT nextval(pg_get_serial_sequence('iris_predictions', 'id')), now()
+    FROM generate_series(1, $1)
+"""
+
+
 @translates_failures
 async def create_prediction(session: AsyncSession, prediction: IrisPrediction) -> IrisPrediction:
     """Insert and commit one row, and return it with its ``id`` and ``created_at``."""
@@ -32,14 +86,41 @@ async def create_prediction(session: AsyncSession, prediction: IrisPrediction) -
     return prediction
 
 
-@translates_failures
-async def create_predictions(
-    session: AsyncSession, predictions: Sequence[IrisPrediction]
-) -> Sequence[IrisPrediction]:
-    """Insert and commit many rows in one transaction, all or none; ids ascend in their order."""
-    session.add_all(predictions)
-    await session.commit()
-    return predictions
+async def insert_group(
+    connection: AsyncConnection, group: Sequence[NewPrediction]
+) -> list[StoredAs]:
+    """Insert and commit rows by one statement, all or none, in one round trip.
+
+    The statement is the whole transaction, so it goes to asyncpg as it is: around it, SQLAlchemy
+    would make two more round trips. Raises what asyncpg raises.
+    """
+    columns = [list(column) for column in zip(*group, strict=True)]
+    rows = await (await _driver(connection)).fetch(_INSERT_GROUP, *columns)
+    # RETURNING promises no order, but ids are drawn in the order of the rows.
+    return sorted(StoredAs(*row) for row in rows)
+
+
+async def copy_rows(connection: AsyncConnection, rows: Sequence[NewPrediction]) -> list[StoredAs]:
+    """Insert and commit rows by COPY, all or none: for thousands, a third of an INSERT's time.
+
+    COPY returns nothing, so the ids and the time are drawn before. Raises what asyncpg raises.
+    """
+    driver = await _driver(connection)
+    drawn = await driver.fetch(_DRAW_IDS, len(rows))
+    stored = sorted(StoredAs(*row) for row in drawn)
+    await driver.copy_records_to_table(
+        IrisPrediction.__tablename__,
+        records=[(*row, *added) for row, added in zip(rows, stored, strict=True)],
+        columns=[*NewPrediction._fields, *StoredAs._fields],
+    )
+    return stored
+
+
+async def _driver(connection: AsyncConnection) -> "asyncpg.Connection[asyncpg.Record]":
+    raw = await connection.get_raw_connection()
+    driver: asyncpg.Connection[asyncpg.Record] | None = raw.driver_connection
+    assert driver is not None, "a connection that is checked out has one"  # noqa: S101
+    return driver
 
 
 @translates_failures

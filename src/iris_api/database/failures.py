@@ -4,6 +4,7 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
+import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -14,24 +15,28 @@ T = TypeVar("T")
 
 MIGRATE_HINT = "Run `iris-api migrate`."
 _RETRY_HINT = "Try again soon."
+_ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError)
 # Classes and codes of https://www.postgresql.org/docs/18/errcodes-appendix.html
 _UNAVAILABLE_CLASSES = ("08", "28", "3D", "53", "57", "58")
 _UNAVAILABLE_CODES = ("25006", "55P03")  # read_only_sql_transaction (a standby), lock_not_available
 _OUTDATED_CODES = ("42P01", "42703")  # undefined_table, undefined_column
 
 
+_ROW_CLASSES = ("22", "23", "P0")  # data exception, constraint violation, raised by a trigger
+
+
 def translates_failures(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
     """Decorate a coroutine function that speaks to PostgreSQL, so that it raises a `Problem`.
 
-    An unavailable database shows as `OSError`, as one of several ``TimeoutError``s, or as one of
-    SQLAlchemy's errors; whatever is none of these is a defect and comes through as it is.
+    An unavailable database shows as `OSError`, as one of several ``TimeoutError``s, or as an error
+    of SQLAlchemy or of asyncpg; whatever is none of these is a defect and comes through as it is.
     """
 
     @functools.wraps(function)
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await function(*args, **kwargs)
-        except (OSError, PoolTimeout, DBAPIError) as error:
+        except (OSError, PoolTimeout, DBAPIError, *_ASYNCPG_ERRORS) as error:
             problem = problem_of(error)
             if problem is None:
                 raise
@@ -48,13 +53,28 @@ def problem_of(error: Exception) -> Problem | None:
         return DatabaseUnavailable(f"PostgreSQL did not answer in time. {_RETRY_HINT}")
     if isinstance(error, OSError):
         return DatabaseUnavailable(f"PostgreSQL cannot be reached. {_RETRY_HINT}")
-    if not isinstance(error, DBAPIError):
-        return None
-    code = getattr(error.orig, "sqlstate", None) or ""
+    code = sqlstate_of(error)
     if code in _OUTDATED_CODES:
         return SchemaOutdated(f"The database lacks what this release needs. {MIGRATE_HINT}")
-    if error.connection_invalidated or code in _UNAVAILABLE_CODES:
+    if _has_broken_off(error) or code in _UNAVAILABLE_CODES:
         return DatabaseUnavailable(f"PostgreSQL broke off. {_RETRY_HINT}")
     if code.startswith(_UNAVAILABLE_CLASSES):
         return DatabaseUnavailable(f"PostgreSQL refused (SQLSTATE {code}). {_RETRY_HINT}")
     return None
+
+
+def is_refusal_of_a_row(error: asyncpg.PostgresError) -> bool:
+    """Whether a row is at fault, so that the others of its group may be stored without it."""
+    return sqlstate_of(error).startswith(_ROW_CLASSES)
+
+
+def sqlstate_of(error: Exception) -> str:
+    """The SQLSTATE of an error of asyncpg's, or of SQLAlchemy's around it; empty where none is."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(original, "sqlstate", None) or ""
+
+
+def _has_broken_off(error: Exception) -> bool:
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated
+    return isinstance(error, asyncpg.InterfaceError)  # such as "connection is closed"

@@ -1,8 +1,7 @@
 """Rows in, labels and probabilities out. Synchronous; nothing here knows of threads or requests."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +10,7 @@ FEATURE_NAMES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 """The columns of a row, in order; each in centimetres."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClassPrediction:
+class ClassPrediction(NamedTuple):
     """A classifier's answer for one row."""
 
     prediction: int

@@ -1,4 +1,4 @@
-"""The classifier in threads of its own, so that the event loop stays free."""
+"""The classifier in threads of its own, behind a `Batcher`, so that the event loop stays free."""
 
 import time
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from anyio import CapacityLimiter, to_thread
 
+from iris_api.batching import Batcher
 from iris_api.inference.classifier import Classifier, ClassPrediction
 from iris_api.observability.metrics import Metrics
 
@@ -16,20 +17,45 @@ class InferenceEngine:
     """Runs a `Classifier` in at most ``threads`` threads at a time.
 
     The bound is the engine's own: a slow model does not take threads from the rest of the service.
+    One call of scikit-learn costs about the same for one row as for hundreds, so the rows that
+    arrive while a call runs are answered by one next call.
     """
 
-    def __init__(self, classifier: Classifier, *, threads: int, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        threads: int,
+        max_batch: int,
+        max_waiting: int,
+        metrics: Metrics,
+    ) -> None:
         self.classifier = classifier
         self._limiter = CapacityLimiter(threads)
         self._duration = metrics.inference_duration
+        self._batch_rows = metrics.inference_rows
+        self._batcher: Batcher[Row, ClassPrediction] = Batcher(
+            self.predict_many, max_batch=max_batch, max_waiting=max_waiting, max_in_flight=threads
+        )
 
-    async def predict(self, rows: Sequence[Row]) -> list[ClassPrediction]:
-        """Classify the rows, in order. What the classifier raises comes through.
+    async def predict(self, row: Row) -> ClassPrediction:
+        """Classify one row, within a batch. What the classifier raises comes through.
+
+        Raises `Overloaded` where too many rows wait already.
+        """
+        return await self._batcher.submit(row)
+
+    async def predict_many(self, rows: Sequence[Row]) -> list[ClassPrediction]:
+        """Classify rows by one call, in order. What the classifier raises comes through.
 
         A caller that is cancelled while its call runs is let go when the call has ended, for a
         thread cannot be stopped.
         """
         return await to_thread.run_sync(self._predict, rows, limiter=self._limiter)
+
+    async def aclose(self) -> None:
+        """Take no more rows; return when those that were taken are answered."""
+        await self._batcher.aclose()
 
     def _predict(self, rows: Sequence[Row]) -> list[ClassPrediction]:
         started = time.perf_counter()
@@ -37,3 +63,4 @@ class InferenceEngine:
             return self.classifier.predict(np.array(rows, dtype=np.float64))
         finally:
             self._duration.observe(time.perf_counter() - started)
+            self._batch_rows.observe(len(rows))

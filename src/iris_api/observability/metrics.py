@@ -16,6 +16,7 @@ MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _LATENCY_BUCKETS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 )  # fmt: skip
+_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 10_000)
 
 
 class Metrics:
@@ -42,6 +43,18 @@ class Metrics:
             buckets=_LATENCY_BUCKETS,
             registry=self.registry,
         )
+        self.inference_rows = Histogram(
+            "iris_inference_rows",
+            "Rows that one call of the model answered",
+            buckets=_SIZE_BUCKETS,
+            registry=self.registry,
+        )
+        self.group_rows = Histogram(
+            "iris_group_commit_rows",
+            "Predictions that one transaction committed",
+            buckets=_SIZE_BUCKETS,
+            registry=self.registry,
+        )
         self.predictions = Counter(
             "iris_predictions",
             "Predictions committed",
@@ -60,6 +73,21 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=self.registry,
         )
+
+        self._of_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count an answered request and its time; method and route come from small fixed sets."""
+        key = (method, route, status)
+        instruments = self._of_request.get(key)
+        if instruments is None:  # finding the children of labels costs more than counting
+            instruments = self._of_request[key] = (
+                self.requests.labels(method, route, status),
+                self.request_duration.labels(method, route),
+            )
+        count, duration = instruments
+        count.inc()
+        duration.observe(seconds)
 
     def count_predictions(self, predictions: Iterable[tuple[str, str | None]]) -> None:
         """Count committed predictions, each given as its label and its model's version."""

@@ -1,15 +1,14 @@
 """The outermost layer of each request: its id, its time, its log line, a last net for errors."""
 
+import os
 import re
 import time
 from collections.abc import Callable
-from uuid import uuid4
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from iris_api.observability.logging import request_id_of_context
+from iris_api.observability.logging import AccessLog, request_id_of_context
 from iris_api.observability.metrics import Metrics
 
 _ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -30,7 +29,8 @@ class ObservabilityMiddleware:
         self.app = app
         self.metrics = metrics
         self.render_failure = render_failure
-        self.log = structlog.get_logger("iris_api.access")
+        self.access_log = AccessLog()
+        self.log = structlog.get_logger("iris_api")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application for one request; other scopes pass through."""
@@ -46,7 +46,7 @@ class ObservabilityMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                message["headers"].append((b"x-request-id", request_id.encode("ascii")))
             await send(message)
 
         try:
@@ -57,22 +57,15 @@ class ObservabilityMiddleware:
                 raise  # the answer has begun; all that is left is to break it off
             await self.render_failure(scope)(scope, receive, send_with_id)
         finally:
-            self._record(scope, status, time.perf_counter() - started)
+            self._record(scope, status, time.perf_counter() - started, request_id)
             request_id_of_context.reset(token)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         """Count the request. Status 0: cancelled, or the client left, before an answer began."""
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if scope["method"] in _KNOWN_METHODS else "other"
-        self.metrics.requests.labels(method, route, status).inc()
-        self.metrics.request_duration.labels(method, route).observe(seconds)
-        self.log.info(
-            "request",
-            method=scope["method"],
-            path=scope["path"],
-            status=status,
-            duration_ms=round(seconds * 1000, 3),
-        )
+        self.metrics.observe_request(method, route, status, seconds)
+        self.access_log.write(scope["method"], scope["path"], status, seconds, request_id)
 
 
 def _request_id(scope: Scope) -> str:
@@ -80,4 +73,4 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _ACCEPTABLE_ID.fullmatch(value):
             return str(value, "ascii")
-    return uuid4().hex
+    return os.urandom(16).hex()

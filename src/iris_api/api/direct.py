@@ -1,0 +1,95 @@
+"""A route that costs little more than its endpoint."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fastapi import Response
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from iris_api.api.problems import problem_of_validation
+from iris_api.errors import UnsupportedMediaType
+
+
+class DirectRoute(APIRoute):
+    """An `APIRoute` for an endpoint with one JSON body, run without FastAPI's request machinery.
+
+    The endpoint stays a plain FastAPI one, and so does its part of the OpenAPI document. Left out
+    is what it does not use: exit stacks for dependencies with ``yield``, the resolution of other
+    parameters, and a second validation of an answer that has its declared type already. Pydantic
+    parses the body's bytes, and writes the answer's.
+
+    The endpoint may take its body, a `Response` for headers, and dependencies that are plain
+    functions of the request alone; anything else is a `TypeError` at definition.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        self._body_name, body_type = _only_body(self.dependant)
+        self._dependencies = _plain_dependencies(self.dependant)
+        self._response_name = self.dependant.response_param_name
+        self._validate_json = TypeAdapter(body_type).validator.validate_json
+        self._to_json = TypeAdapter(self.response_model).serializer.to_json
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; the application's handlers answer for what is raised."""
+        if scope["method"] not in (self.methods or ()):
+            raise HTTPException(405, headers={"Allow": ", ".join(self.methods or ())})
+        request = Request(scope, receive)
+        arguments = {name: call(request) for name, call in self._dependencies}
+        _require_json(request.headers)
+        arguments[self._body_name] = self._parse(await request.body())
+        extra = Response()  # for the headers that the endpoint may set
+        if self._response_name:
+            arguments[self._response_name] = extra
+        answer = await self.endpoint(**arguments)
+        if not isinstance(answer, Response):
+            answer = Response(self._to_json(answer), media_type="application/json")
+            answer.raw_headers += extra.raw_headers[1:]  # the first one is its content-length
+        await answer(scope, receive, send)
+
+    def _parse(self, body: bytes) -> Any:
+        try:
+            return self._validate_json(body)
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_context=False, include_input=False)
+            raise problem_of_validation(
+                [{**detail, "loc": ("body", *detail["loc"])} for detail in details]
+            ) from None
+
+
+def _only_body(dependant: Dependant) -> tuple[str, Any]:
+    others = (
+        dependant.path_params
+        or dependant.query_params
+        or dependant.header_params
+        or dependant.cookie_params
+        or dependant.background_tasks_param_name
+        or dependant.request_param_name
+    )
+    if others or len(dependant.body_params) != 1:
+        raise TypeError(
+            f"{dependant.call} does not take just one body, dependencies and a Response"
+        )
+    [body] = dependant.body_params
+    return body.name, body.field_info.annotation
+
+
+def _plain_dependencies(dependant: Dependant) -> list[tuple[str, Callable[[Request], Any]]]:
+    plain = []
+    for dependency in dependant.dependencies:
+        if dependency.dependencies or not dependency.request_param_name or not dependency.name:
+            raise TypeError(f"{dependency.call} is not a plain function of the request alone")
+        assert dependency.call is not None  # noqa: S101, for the type checker: a Depends() has one
+        plain.append((dependency.name, dependency.call))
+    return plain
+
+
+def _require_json(headers: Mapping[str, str]) -> None:
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise UnsupportedMediaType("Send JSON, with the header Content-Type: application/json.")

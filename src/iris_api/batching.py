@@ -1,0 +1,120 @@
+"""Batching without a timer: a batch is what gathered while the last one was in flight."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from typing import Generic, TypeVar
+
+from iris_api.errors import Overloaded
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Batcher(Generic[Item, Result]):
+    """Turns calls for one item into calls for many.
+
+    ``run`` takes the items of a batch and returns as many results, in their order; a result that is
+    an exception is raised for its caller alone. What ``run`` itself raises is raised for each
+    caller of its batch, and for nobody else.
+
+    A lone caller waits for nothing: its batch starts at the loop's next turn. Callers that arrive
+    while ``max_in_flight`` batches run form the next one, of at most ``max_batch`` items. A batch
+    runs in a task that no caller owns, so a caller that is cancelled takes nobody with it; an item
+    whose caller left before its batch began is left out.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]],
+        *,
+        max_batch: int,
+        max_waiting: int,
+        max_in_flight: int = 1,
+    ) -> None:
+        self._run = run
+        self._max_batch = max_batch
+        self._max_waiting = max_waiting
+        self._max_in_flight = max_in_flight
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._unbegun = 0
+        self._closed = False
+
+    async def submit(self, item: Item) -> Result:
+        """Wait for the item's result.
+
+        Raises `Overloaded`, at once, where ``max_waiting`` callers wait already or where the
+        batcher is closed; then the item was not taken.
+        """
+        if self._closed:
+            raise Overloaded("The service is stopping. Try again, at another replica.")
+        if len(self._waiting) >= self._max_waiting:
+            self._forget_cancelled()
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded(f"{self._max_waiting} requests wait already. Try again soon.")
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        self._start_batches()
+        return await future
+
+    async def aclose(self) -> None:
+        """Take no more items; return when all that were taken have their results."""
+        self._closed = True
+        while self._in_flight:
+            await asyncio.wait(self._in_flight)
+
+    def _start_batches(self) -> None:
+        """Start batches while items wait that no started batch will take.
+
+        A batch takes its items when its task begins, not here: what arrives in the same turn of the
+        loop travels together.
+        """
+        while (
+            len(self._in_flight) < self._max_in_flight
+            and len(self._waiting) > self._unbegun * self._max_batch
+        ):
+            self._unbegun += 1
+            # An empty context: the batch works for many requests, and logs for none of them.
+            task = asyncio.create_task(self._run_batch(), context=Context())
+            self._in_flight.add(task)
+            task.add_done_callback(self._on_landed)
+
+    def _on_landed(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        self._start_batches()
+
+    async def _run_batch(self) -> None:
+        self._unbegun -= 1
+        batch = self._take()
+        if not batch:
+            return
+        try:
+            results = await self._run([item for item, _ in batch])
+            for (_, future), result in zip(batch, results, strict=True):
+                if future.done():
+                    continue  # its caller was cancelled meanwhile
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+        except Exception as error:  # noqa: BLE001, whatever it is, the callers get it
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+        except BaseException:  # the loop is being torn down
+            for _, future in batch:
+                future.cancel()
+            raise
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        while self._waiting and len(batch) < self._max_batch:
+            entry = self._waiting.popleft()
+            if not entry[1].done():
+                batch.append(entry)
+        return batch
+
+    def _forget_cancelled(self) -> None:
+        self._waiting = deque(entry for entry in self._waiting if not entry[1].done())

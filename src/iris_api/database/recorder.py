@@ -1,0 +1,83 @@
+"""Group commit: the predictions of many requests in one transaction.
+
+A commit costs a round trip and a flush of the write-ahead log to disk, for one row as for hundreds.
+So the rows that arrive while a group is being committed form the next group, and a caller is
+answered when its own group has committed, never before.
+"""
+
+from collections.abc import Sequence
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from iris_api.batching import Batcher
+from iris_api.database.crud import NewPrediction, StoredAs, copy_rows, insert_group
+from iris_api.database.failures import is_refusal_of_a_row, translates_failures
+from iris_api.observability.metrics import Metrics
+
+
+class Recorder:
+    """Stores predictions durably, many at a time."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        max_group: int,
+        max_waiting: int,
+        max_in_flight: int,
+        metrics: Metrics,
+    ) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._batcher: Batcher[NewPrediction, StoredAs] = Batcher(
+            self._commit, max_batch=max_group, max_waiting=max_waiting, max_in_flight=max_in_flight
+        )
+
+    async def record(self, prediction: NewPrediction) -> StoredAs:
+        """Return when PostgreSQL has committed the row, along with those of other callers.
+
+        Raises `Overloaded` where too many wait already, `DatabaseUnavailable` or `SchemaOutdated`
+        where PostgreSQL cannot do its part, and asyncpg's error where it refuses this very row.
+        """
+        return await self._batcher.submit(prediction)
+
+    @translates_failures
+    async def record_all(self, predictions: Sequence[NewPrediction]) -> list[StoredAs]:
+        """Return when PostgreSQL has committed the rows, in a transaction of their own."""
+        async with self._engine.connect() as connection:
+            stored = await copy_rows(connection, predictions)
+        self._count(predictions)
+        return stored
+
+    async def aclose(self) -> None:
+        """Take no more rows; return when those that were taken are committed."""
+        await self._batcher.aclose()
+
+    @translates_failures
+    async def _commit(self, group: Sequence[NewPrediction]) -> list[StoredAs | Exception]:
+        async with self._engine.connect() as connection:
+            return await self._insert(connection, group)
+
+    async def _insert(
+        self, connection: AsyncConnection, group: Sequence[NewPrediction]
+    ) -> list[StoredAs | Exception]:
+        """Commit the group; where PostgreSQL refuses a row, halve it until that row is alone."""
+        try:
+            stored = await insert_group(connection, group)
+        except asyncpg.PostgresError as error:
+            if not is_refusal_of_a_row(error):
+                raise
+            if len(group) == 1:
+                return [error]
+            middle = len(group) // 2
+            return [
+                *await self._insert(connection, group[:middle]),
+                *await self._insert(connection, group[middle:]),
+            ]
+        self._metrics.group_rows.observe(len(group))
+        self._count(group)
+        return [*stored]
+
+    def _count(self, rows: Sequence[NewPrediction]) -> None:
+        self._metrics.count_predictions((row.prediction_label, row.model_version) for row in rows)
