@@ -20,7 +20,13 @@ VARIES = {"id", "created_at", "next_cursor"}
 def settings_table() -> str:
     rows = ["| variable | default | |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
-        default = "unset" if field.default is None else f"`{field.default}`" if field.default != "" else "empty"
+        default = (
+            "unset"
+            if field.default is None
+            else f"`{field.default}`"
+            if field.default != ""
+            else "empty"
+        )
         rows.append(f"| `IRIS_{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows)
 

@@ -1,0 +1,130 @@
+"""Load on one endpoint: wrk where it is there, else an async client of this file.
+
+As a program: ``python -m benchmarks.load URL BODY CONNECTIONS SECONDS`` prints a sample as JSON.
+"""
+
+import asyncio
+import json
+import re
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from urllib.parse import urlsplit
+
+from benchmarks.processes import on_load_core
+
+ROW = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
+BODY = json.dumps(ROW)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One round of load; times in milliseconds."""
+
+    requests: int
+    per_second: float
+    p50: float
+    p99: float
+    failures: int
+
+
+def put_load(url: str, body: str, *, connections: int, seconds: float) -> Sample:
+    """Send ``body`` again and again over so many connections, from the load's core."""
+    if shutil.which("wrk") is None:
+        command = [sys.executable, "-m", "benchmarks.load", url, body, str(connections)]
+        return Sample(**json.loads(on_load_core([*command, str(seconds)])))
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(
+            f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
+            f"wrk.body = {json.dumps(body)}\n"
+            # wrk prints only some percentiles; this gives them all, in microseconds
+            "done = function(summary, latency, requests)\n"
+            '  io.write(string.format("SAMPLE %d %d %f %f %d\\n", summary.requests,'
+            " summary.duration, latency:percentile(50), latency:percentile(99),"
+            " summary.errors.status + summary.errors.connect + summary.errors.read"
+            " + summary.errors.write + summary.errors.timeout))\nend\n"
+        )
+        script.flush()
+        output = on_load_core(
+            [
+                "wrk", "--threads", "1", "--connections", str(connections),
+                "--duration", f"{seconds:g}s", "--script", script.name, url,
+            ]
+        ).decode()  # fmt: skip
+    numbers = re.search(r"SAMPLE (\d+) (\d+) ([\d.]+) ([\d.]+) (\d+)", output)
+    assert numbers is not None, output
+    requests, microseconds, p50, p99, failures = map(float, numbers.groups())
+    return Sample(
+        int(requests), requests / microseconds * 1e6, p50 / 1000, p99 / 1000, int(failures)
+    )
+
+
+class _Connection(asyncio.Protocol):
+    """One connection that sends its request again as soon as it is answered."""
+
+    def __init__(self, request: bytes, latencies: list[float], failures: list[int]) -> None:
+        self.request = request
+        self.latencies = latencies
+        self.failures = failures
+        self.buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self.transport = transport
+        self._send()
+
+    def _send(self) -> None:
+        self.began = time.perf_counter()
+        self.transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        head, separator, rest = self.buffer.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head.lower())
+        if not separator or length is None or len(rest) < int(length[1]):
+            return
+        self.latencies.append(time.perf_counter() - self.began)
+        if not head.startswith(b"HTTP/1.1 200"):
+            self.failures.append(1)
+        self.buffer = rest[int(length[1]) :]
+        self._send()
+
+
+async def _run(url: str, body: str, connections: int, seconds: float) -> Sample:
+    parts = urlsplit(url)
+    assert parts.hostname and parts.port
+    content = body.encode()
+    request = (
+        f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    ).encode() + content
+    latencies: list[float] = []
+    failures: list[int] = []
+    began = time.perf_counter()
+    transports = [
+        (
+            await asyncio.get_running_loop().create_connection(
+                lambda: _Connection(request, latencies, failures), parts.hostname, parts.port
+            )
+        )[0]
+        for _ in range(connections)
+    ]
+    await asyncio.sleep(seconds)
+    elapsed = time.perf_counter() - began
+    for transport in transports:
+        transport.abort()
+    latencies.sort()
+    return Sample(
+        len(latencies),
+        len(latencies) / elapsed,
+        latencies[len(latencies) // 2] * 1000,
+        latencies[len(latencies) * 99 // 100] * 1000,
+        len(failures),
+    )
+
+
+if __name__ == "__main__":
+    sample = asyncio.run(_run(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))
+    sys.stdout.write(json.dumps(asdict(sample)))

@@ -1,0 +1,81 @@
+"""What every benchmark stands on: a PostgreSQL of its own, and a model of each kind."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+from pydantic import SecretStr
+from sqlalchemy import make_url
+
+from benchmarks.processes import LOAD_CORE, pin
+from iris_api.database.embedded import database_of
+from iris_api.database.migrations import migrate
+from iris_api.inference.training import train
+from iris_api.settings import Settings
+
+HOME = Path(".iris/bench")
+"""On a real disk, with fsync on: durability is part of what is measured."""
+MODELS = {"linear": "linear-discriminant", "forest": "random-forest"}
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A migrated database, and for each of `MODELS` a data directory that holds it."""
+
+    database_url: str
+
+    def environment(self, model: str) -> dict[str, str]:
+        """The environment of a server that uses this model."""
+        return {
+            "IRIS_DATABASE_URL": self.database_url,
+            "IRIS_DATA_DIR": str(self.data_dir(model)),
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+
+    def data_dir(self, model: str) -> Path:
+        """The data directory of a model."""
+        return (HOME / model).resolve()
+
+    def log(self, name: str) -> Path:
+        """Where a server's output goes."""
+        return HOME / f"{name}.log"
+
+    async def connect(self) -> "asyncpg.Connection[asyncpg.Record]":
+        """A connection of the benchmark's own."""
+        url = make_url(self.database_url).set(drivername="postgresql")
+        return await asyncpg.connect(url.render_as_string(hide_password=False))
+
+
+@contextmanager
+def workbench() -> Iterator[Workbench]:
+    """Bring up the database on the load's core, and train what is missing."""
+    for model, candidate in MODELS.items():
+        folder = HOME / model / "model"
+        if not folder.exists():
+            train(folder, candidate=candidate)
+    given = os.environ.get("IRIS_DATABASE_URL")
+    settings = Settings(
+        data_dir=HOME / "database", database_url=SecretStr(given) if given else None
+    )
+    with database_of(settings, exclusive=True) as settings:
+        assert settings.database_url is not None
+        migrate(settings)
+        _pin_database()
+        yield Workbench(settings.database_url.get_secret_value())
+
+
+def _pin_database() -> None:
+    """Keep the embedded PostgreSQL, whose backends inherit it, beside the load."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    for pid in map(int, children):
+        pin(pid, LOAD_CORE)
+
+
+def settle() -> None:
+    """Let the machine come to rest between two rounds."""
+    time.sleep(0.5)
