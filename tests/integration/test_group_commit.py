@@ -1,0 +1,128 @@
+import asyncio
+
+import asyncpg
+import pytest
+from fastapi import FastAPI
+from httpx2 import AsyncClient, Response
+
+SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
+POISON = {**SETOSA, "sepal_length": 6.66}
+
+
+@pytest.fixture
+async def poisoned(connection: asyncpg.Connection) -> None:
+    """Have PostgreSQL refuse the row of `POISON`, and take its time for every statement."""
+    await connection.execute("""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF NEW.sepal_length = 6.66 THEN RAISE EXCEPTION 'poison'; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON iris_predictions
+        FOR EACH ROW EXECUTE FUNCTION refuse();
+    """)
+
+
+async def ask(client: AsyncClient, features: dict[str, float]) -> Response:
+    return await client.post("/predict", json=features)
+
+
+async def rows_in(connection: asyncpg.Connection) -> set[int]:
+    return {row["id"] for row in await connection.fetch("SELECT id FROM iris_predictions")}
+
+
+async def test_requests_at_the_same_time_share_commits(
+    client: AsyncClient, connection: asyncpg.Connection
+) -> None:
+    responses = await asyncio.gather(*(ask(client, SETOSA) for _ in range(100)))
+    assert {response.json()["id"] for response in responses} == await rows_in(connection)
+    transactions = await connection.fetchval(
+        "SELECT count(DISTINCT xmin::text) FROM iris_predictions"
+    )
+    assert 1 <= transactions < 50
+
+
+async def test_each_caller_gets_the_row_of_its_own_question(
+    client: AsyncClient, connection: asyncpg.Connection
+) -> None:
+    questions = [{**SETOSA, "sepal_length": round(1 + n / 100, 2)} for n in range(200)]
+    responses = await asyncio.gather(*(ask(client, question) for question in questions))
+    for question, response in zip(questions, responses, strict=True):
+        stored = await connection.fetchval(
+            "SELECT sepal_length FROM iris_predictions WHERE id = $1", response.json()["id"]
+        )
+        assert stored == question["sepal_length"]
+
+
+@pytest.mark.usefixtures("poisoned")
+async def test_a_row_that_postgresql_refuses_fails_alone(
+    client: AsyncClient, connection: asyncpg.Connection
+) -> None:
+    questions = [POISON if n in {0, 13, 29} else SETOSA for n in range(30)]
+    responses = await asyncio.gather(*(ask(client, question) for question in questions))
+    statuses = [response.status_code for response in responses]
+    assert statuses == [500 if question is POISON else 200 for question in questions]
+    answered = {response.json()["id"] for response in responses if response.status_code == 200}
+    assert answered == await rows_in(connection)
+
+
+@pytest.mark.usefixtures("poisoned")
+async def test_a_batch_with_a_refused_row_is_not_stored_at_all(
+    client: AsyncClient, connection: asyncpg.Connection
+) -> None:
+    response = await client.post("/predict/batch", json={"items": [SETOSA, POISON, SETOSA]})
+    assert response.status_code == 500
+    assert await rows_in(connection) == set()
+
+
+async def test_neighbours_of_a_cancelled_caller_are_answered_and_stored(
+    client: AsyncClient, connection: asyncpg.Connection
+) -> None:
+    lock = connection.transaction()
+    await lock.start()
+    await connection.execute("LOCK iris_predictions IN SHARE MODE")  # holds the commits up
+    first, second, third = (asyncio.create_task(ask(client, SETOSA)) for _ in range(3))
+    await until_blocked(connection)
+    second.cancel()
+    await lock.rollback()
+    answered = {(await first).json()["id"], (await third).json()["id"]}
+    assert second.cancelled()
+    assert answered <= await rows_in(connection)
+
+
+async def until_blocked(connection: asyncpg.Connection) -> None:
+    """Return when a statement of the service waits for the lock."""
+    async with asyncio.timeout(10):
+        while not await connection.fetchval(
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = "
+            "(SELECT oid FROM pg_database WHERE datname = current_database())"
+        ):
+            await asyncio.sleep(0.01)
+
+
+async def test_an_answer_waits_for_the_commit_of_its_group(
+    client: AsyncClient, connection: asyncpg.Connection
+) -> None:
+    lock = connection.transaction()
+    await lock.start()
+    await connection.execute("LOCK iris_predictions IN SHARE MODE")
+    call = asyncio.create_task(ask(client, SETOSA))
+    await until_blocked(connection)
+    assert not call.done()
+    await lock.rollback()
+    assert (await call).status_code == 200
+
+
+async def test_the_recorder_finishes_what_it_has_taken_when_the_service_stops(
+    app: FastAPI, client: AsyncClient, connection: asyncpg.Connection
+) -> None:
+    calls = [asyncio.create_task(ask(client, SETOSA)) for _ in range(20)]
+    while not (await rows_in(connection)):
+        await asyncio.sleep(0)
+    await app.state.resources.recorder.aclose()
+    responses = await asyncio.gather(*calls)
+    answered = {response.json()["id"] for response in responses if response.status_code == 200}
+    assert answered == await rows_in(connection)
+    late = await ask(client, SETOSA)
+    assert late.status_code == 503
+    assert late.headers["Retry-After"]
