@@ -1,18 +1,22 @@
-"""The two applications that the service is compared with.
+"""The applications that the service is compared with, all under the same server and settings.
 
 ``empty`` has the same body model and does nothing. ``textbook`` is the honest reference: the way
 that FastAPI's and SQLAlchemy's own tutorials show, a thread hop for the model and a session with
-``add``, ``commit`` and ``refresh`` for each request. Both run under the same server and settings.
+``add``, ``commit`` and ``refresh`` for each request. ``ordinary_route`` and ``injected_session``
+are the service itself, less one of its decisions each.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated
 
+import numpy as np
 from fastapi import Depends, FastAPI, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
+from iris_api.api.resources import Resources
+from iris_api.app import create_app
 from iris_api.database import (
     IrisFeatures,
     IrisPrediction,
@@ -21,7 +25,9 @@ from iris_api.database import (
     create_session_factory,
     get_db,
 )
+from iris_api.database.crud import NewPrediction
 from iris_api.inference import Classifier, load_artifact
+from iris_api.observability.logging import configure_logging
 from iris_api.settings import load_settings
 
 
@@ -55,7 +61,8 @@ def textbook() -> FastAPI:
         features: IrisFeatures, request: Request, db: Annotated[AsyncSession, Depends(get_db)]
     ) -> PredictionResponse:
         classifier: Classifier = request.app.state.classifier
-        [answer] = await run_in_threadpool(classifier.predict, [features.as_row()])
+        rows = np.array([features.as_row()])
+        [answer] = await run_in_threadpool(classifier.predict, rows)
         row = IrisPrediction.from_request(features, answer)
         db.add(row)
         await db.commit()
@@ -63,3 +70,50 @@ def textbook() -> FastAPI:
         return PredictionResponse.model_validate(row)
 
     return app
+
+
+def ordinary_route() -> FastAPI:
+    """The service, with ``/predict`` on FastAPI's own route class."""
+    app, resources_of = _service_without_predict()
+
+    @app.post("/predict")
+    async def predict(features: IrisFeatures) -> PredictionResponse:
+        return await _predict(features, resources_of())
+
+    return app
+
+
+def injected_session() -> FastAPI:
+    """The same, and a session injected as into every other endpoint; the recorder stays."""
+    app, resources_of = _service_without_predict()
+
+    @app.post("/predict")
+    async def predict(
+        features: IrisFeatures, db: Annotated[AsyncSession, Depends(get_db)]
+    ) -> PredictionResponse:
+        return await _predict(features, resources_of())
+
+    return app
+
+
+def _service_without_predict() -> tuple[FastAPI, Callable[[], Resources]]:
+    settings = load_settings()
+    configure_logging(settings)
+    app = create_app(settings)
+    routes = app.router.routes
+    routes[:] = [route for route in routes if getattr(route, "path", "") != "/predict"]
+    return app, lambda: app.state.resources
+
+
+async def _predict(features: IrisFeatures, resources: Resources) -> PredictionResponse:
+    row = features.as_row()
+    answer = await resources.require_model().engine.predict(row)
+    stored = await resources.recorder.record(NewPrediction.of(row, answer))
+    return PredictionResponse(
+        id=stored.id,
+        prediction=answer.prediction,
+        prediction_label=answer.label,
+        probabilities=answer.probabilities,
+        model_version=answer.model_version,
+        created_at=stored.created_at,
+    )

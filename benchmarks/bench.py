@@ -7,7 +7,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from statistics import median
 
 import numpy as np
@@ -23,6 +23,7 @@ ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 SECONDS = float(os.environ.get("BENCH_SECONDS", "5"))
 CONNECTIONS = 64
 EMPTY = "empty FastAPI endpoint"
+PREDICT = "/predict, linear model"
 
 Measured = dict[str, list[tuple[Sample, float]]]
 """By server: the samples, each with the server's CPU microseconds for a request."""
@@ -32,35 +33,35 @@ def main() -> None:
     """Measure, and print the tables."""
     print_machine()
     with workbench() as bench, ExitStack() as stack:
-        servers = [
-            stack.enter_context(server)
-            for server in (
-                uvicorn_server(
-                    EMPTY, "benchmarks.apps:empty", 8101,
-                    environment={}, log=bench.log("empty"),
-                ),
-                iris_server(
-                    "/predict, linear model", 8102,
-                    environment=bench.environment("linear"), log=bench.log("linear"),
-                ),
-                uvicorn_server(
-                    "textbook, linear model", "benchmarks.apps:textbook", 8103,
-                    environment=bench.environment("linear"), log=bench.log("textbook-linear"),
-                ),
-                iris_server(
-                    "/predict, forest", 8104,
-                    environment=bench.environment("forest"), log=bench.log("forest"),
-                ),
-                uvicorn_server(
-                    "textbook, forest", "benchmarks.apps:textbook", 8105,
-                    environment=bench.environment("forest"), log=bench.log("textbook-forest"),
-                ),
-            )
-        ]  # fmt: skip
+        servers = [stack.enter_context(server) for server in contenders(bench)]
         report_throughput(measure(servers, CONNECTIONS))
         report_single(bench, measure(servers[:2], 1))
         report_memory(servers[1])
         asyncio.run(measure_bulk(bench, servers[1]))
+
+
+def contenders(bench: Workbench) -> list[AbstractContextManager[Server]]:
+    """All that is compared, the service first to last among the others of its kind."""
+
+    def reference(name: str, factory: str, port: int, model: str) -> AbstractContextManager[Server]:
+        log = bench.log(f"{factory}-{model}")
+        environment = bench.environment(model)
+        return uvicorn_server(
+            name, f"benchmarks.apps:{factory}", port, environment=environment, log=log
+        )
+
+    def service(name: str, port: int, model: str) -> AbstractContextManager[Server]:
+        return iris_server(name, port, environment=bench.environment(model), log=bench.log(model))
+
+    return [
+        reference(EMPTY, "empty", 8101, "linear"),
+        service(PREDICT, 8102, "linear"),
+        reference("... by FastAPI's own route", "ordinary_route", 8103, "linear"),
+        reference("... and with a session injected", "injected_session", 8104, "linear"),
+        reference("textbook, linear model", "textbook", 8105, "linear"),
+        service("/predict, forest", 8106, "forest"),
+        reference("textbook, forest", "textbook", 8107, "forest"),
+    ]
 
 
 def measure(servers: list[Server], connections: int) -> Measured:
@@ -107,8 +108,7 @@ def report_throughput(measured: Measured) -> None:
 def report_single(bench: Workbench, measured: Measured) -> None:
     """Print what a lone caller waits, beside what its parts take."""
     empty, predict = (
-        _median(measured[name], lambda sample: sample.p50)
-        for name in (EMPTY, "/predict, linear model")
+        _median(measured[name], lambda sample: sample.p50) for name in (EMPTY, PREDICT)
     )
     insert = asyncio.run(time_insert(bench))
     call = time_predict(bench)

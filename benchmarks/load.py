@@ -94,7 +94,8 @@ class _Connection(asyncio.Protocol):
 
 async def _run(url: str, body: str, connections: int, seconds: float) -> Sample:
     parts = urlsplit(url)
-    assert parts.hostname and parts.port
+    assert parts.hostname
+    assert parts.port
     content = body.encode()
     request = (
         f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"

@@ -62,7 +62,7 @@ def iris_server(
 
 
 @contextmanager
-def _running(  # noqa: PLR0913, one place starts all
+def _running(
     name: str,
     command: list[str],
     port: int,
@@ -99,7 +99,7 @@ def wait_until_answering(
         connection = HTTPConnection(HOST, port, timeout=5)
         try:
             connection.request("GET", path)
-            if connection.getresponse().status == 200:  # noqa: PLR2004, HTTP's OK
+            if connection.getresponse().status == 200:
                 return
         except (OSError, HTTPException):
             pass

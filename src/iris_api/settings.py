@@ -19,7 +19,9 @@ class Settings(BaseSettings):
     README.md shows them as a table; a test holds the two equal.
     """
 
-    model_config = SettingsConfigDict(env_prefix="IRIS_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="IRIS_", frozen=True, extra="forbid", env_ignore_empty=True
+    )
 
     database_url: SecretStr | None = Field(
         None, description="PostgreSQL's URL. Unset: an embedded PostgreSQL in the data directory."

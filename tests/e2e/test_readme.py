@@ -1,13 +1,9 @@
 """README.md shows what happens: its commands are run, and their answers compared."""
 
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from httpx2 import AsyncClient
 
 from iris_api.settings import Settings
 

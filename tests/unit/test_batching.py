@@ -114,7 +114,7 @@ async def test_cancelled_callers_make_room() -> None:
     [taken] = submit(batcher, 3)
     await turn()
     gate.open(2)
-    assert await asyncio.gather(running, taken) == [10, 30]
+    assert [await running, await taken] == [10, 30]
     assert gate.batches == [[1], [3]]
 
 

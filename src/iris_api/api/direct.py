@@ -1,12 +1,13 @@
 """A route that costs little more than its endpoint."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastapi import Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
@@ -20,8 +21,8 @@ class DirectRoute(APIRoute):
 
     The endpoint stays a plain FastAPI one, and so does its part of the OpenAPI document. Left out
     is what it does not use: exit stacks for dependencies with ``yield``, the resolution of other
-    parameters, and a second validation of an answer that has its declared type already. Pydantic
-    parses the body's bytes, and writes the answer's.
+    parameters, and the validation of the answer, which is the endpoint's own to get right. Pydantic
+    parses the body's bytes, and writes those of the answer, a model or plain values.
 
     The endpoint may take its body, a `Response` for headers, and dependencies that are plain
     functions of the request alone; anything else is a `TypeError` at definition.
@@ -33,24 +34,24 @@ class DirectRoute(APIRoute):
         self._dependencies = _plain_dependencies(self.dependant)
         self._response_name = self.dependant.response_param_name
         self._validate_json = TypeAdapter(body_type).validator.validate_json
-        self._to_json = TypeAdapter(self.response_model).serializer.to_json
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; the application's handlers answer for what is raised."""
         if scope["method"] not in (self.methods or ()):
             raise HTTPException(405, headers={"Allow": ", ".join(self.methods or ())})
+        _require_json(scope["headers"])
+        body = await _read_body(receive)
+        if body is None:
+            return  # nobody is there to be answered
         request = Request(scope, receive)
         arguments = {name: call(request) for name, call in self._dependencies}
-        _require_json(request.headers)
-        arguments[self._body_name] = self._parse(await request.body())
-        extra = Response()  # for the headers that the endpoint may set
+        arguments[self._body_name] = self._parse(body)
+        response = Response(media_type="application/json")
         if self._response_name:
-            arguments[self._response_name] = extra
-        answer = await self.endpoint(**arguments)
-        if not isinstance(answer, Response):
-            answer = Response(self._to_json(answer), media_type="application/json")
-            answer.raw_headers += extra.raw_headers[1:]  # the first one is its content-length
-        await answer(scope, receive, send)
+            arguments[self._response_name] = response
+        response.body = to_json(await self.endpoint(**arguments))
+        response.headers["content-length"] = str(len(response.body))
+        await response(scope, receive, send)
 
     def _parse(self, body: bytes) -> Any:
         try:
@@ -89,7 +90,21 @@ def _plain_dependencies(dependant: Dependant) -> list[tuple[str, Callable[[Reque
     return plain
 
 
-def _require_json(headers: Mapping[str, str]) -> None:
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json" and not media_type.endswith("+json"):
+def _require_json(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    content_type = next((value for name, value in headers if name == b"content-type"), b"")
+    media_type = content_type.partition(b";")[0].strip().lower()
+    if media_type != b"application/json" and not media_type.endswith(b"+json"):
         raise UnsupportedMediaType("Send JSON, with the header Content-Type: application/json.")
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """Read the body; None where the client left before its end."""
+    chunks = []
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        chunks.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(chunks)

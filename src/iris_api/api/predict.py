@@ -3,7 +3,6 @@
 from typing import Any
 
 from fastapi import APIRouter, Response
-from pydantic_core import to_json
 
 from iris_api.api.direct import DirectRoute
 from iris_api.api.problems import problem_responses
@@ -43,16 +42,18 @@ router = APIRouter(
 )
 
 
-@router.post("/predict", summary="Predict the species of one flower")
+@router.post(
+    "/predict", summary="Predict the species of one flower", response_model=PredictionResponse
+)
 async def predict(
     features: IrisFeatures, response: Response, resources: ProcessResources
-) -> PredictionResponse:
+) -> dict[str, Any]:
     """Classify a flower, store the prediction, answer with the stored row."""
     row = features.as_row()
     answer = await resources.require_model().engine.predict(row)
     stored = await resources.recorder.record(NewPrediction.of(row, answer))
     response.headers["Content-Location"] = f"/predictions/{stored.id}"
-    return PredictionResponse(**_answer(answer, stored))
+    return _answer(answer, stored)
 
 
 @router.post(
@@ -60,18 +61,16 @@ async def predict(
     summary="Predict the species of up to 10,000 flowers",
     response_model=PredictionBatch,
 )
-async def predict_batch(batch: IrisFeaturesBatch, resources: ProcessResources) -> Response:
+async def predict_batch(batch: IrisFeaturesBatch, resources: ProcessResources) -> dict[str, Any]:
     """Classify flowers and store all predictions in one transaction, or none."""
     rows = [features.as_row() for features in batch.items]
     answers = await resources.require_model().engine.predict_many(rows)
     stored = await resources.recorder.record_all(list(map(NewPrediction.of, rows, answers)))
-    # Ten thousand PredictionResponse objects would take as long to make as to classify and store.
-    items = list(map(_answer, answers, stored))
-    return Response(to_json({"items": items}), media_type="application/json")
+    return {"items": list(map(_answer, answers, stored))}
 
 
 def _answer(answer: ClassPrediction, stored: StoredAs) -> dict[str, Any]:
-    """The fields of a `PredictionResponse`."""
+    """The fields of a `PredictionResponse`, as a dict: ten times as fast to make."""
     return {
         "id": stored.id,
         "prediction": answer.prediction,

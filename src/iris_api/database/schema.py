@@ -15,7 +15,8 @@ MAX_ID = 2**63 - 1
 
 _DIGITS = re.compile("[0-9]{1,40}", re.ASCII)
 _RFC3339 = re.compile(
-    r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
+    r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)",
+    re.ASCII,
 )
 
 Centimetres = Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)]

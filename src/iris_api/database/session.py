@@ -17,6 +17,7 @@ from sqlalchemy.orm import DeclarativeBase
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
 
+_URL_PARAMETERS = frozenset({"host", "port", "ssl", "prepared_statement_cache_size"})
 SessionFactory = async_sessionmaker[AsyncSession]
 
 
@@ -46,7 +47,7 @@ def database_url(settings: Settings) -> URL:
         )
     try:
         url = make_url(settings.database_url.get_secret_value())
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # a wrong port is a bare ValueError
         raise ConfigurationError(
             "IRIS_DATABASE_URL is not a URL. It has the form postgresql://user:password@host/database."
         ) from None
@@ -57,6 +58,12 @@ def database_url(settings: Settings) -> URL:
     if "sslmode" in url.query:
         url = url.update_query_dict({"ssl": url.query["sslmode"]})
         url = url.difference_update_query(["sslmode"])
+    unknown = sorted(set(url.query) - _URL_PARAMETERS)
+    if unknown:
+        raise ConfigurationError(
+            f"IRIS_DATABASE_URL has parameters that asyncpg does not take: {', '.join(unknown)}. "
+            f"Remove them; it takes {', '.join(sorted(_URL_PARAMETERS))} and sslmode."
+        )
     return url.set(drivername="postgresql+asyncpg")
 
 

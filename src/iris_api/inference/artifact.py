@@ -135,7 +135,13 @@ def load_artifact(folder: Path, *, expected_sha256: str | None = None) -> Model:
     _check_libraries(manifest)
     content = _read_checked(folder / manifest.file, manifest, expected_sha256)
     # The digest was taken of these very bytes, so no other file can come between.
-    estimator = joblib.load(io.BytesIO(content))
+    try:
+        estimator = joblib.load(io.BytesIO(content))
+    except Exception as error:
+        raise ModelUnavailable(
+            f"The model {manifest.version} cannot be unpickled: {error}. Install what it was "
+            "written with, or run `iris-api train`."
+        ) from error
     classifier = Classifier(estimator, classes=manifest.classes, version=manifest.version)
     return Model(manifest, classifier)
 
@@ -193,6 +199,8 @@ def _check_servable(estimator: Any, rows: NDArray[np.float64], classes: Sequence
         raise ValueError(f"The rows have the shape {rows.shape}, not (n, {len(FEATURE_NAMES)}).")
     if hasattr(estimator, "feature_names_in_"):
         raise ValueError("The estimator was fitted on named columns: fit it on an array.")
+    if not hasattr(estimator, "classes_"):
+        raise ValueError("The estimator was not fitted: call its fit() first.")
     if len(classes) != len(estimator.classes_) or len(set(classes)) != len(classes):
         raise ValueError(f"The estimator has the classes {list(estimator.classes_)}: label each.")
     most_probable = estimator.classes_[estimator.predict_proba(rows).argmax(axis=1)]
@@ -225,3 +233,8 @@ def _replace(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name, as the content
+    finally:
+        os.close(folder)

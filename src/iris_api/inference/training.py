@@ -38,6 +38,9 @@ CANDIDATES: dict[str, Any] = {
 }
 """What `train` chooses from; a forest's ``n_jobs`` stays 1, for more is slower on single rows."""
 
+CALIBRATIONS = ("sigmoid", "isotonic", "temperature")
+"""The methods of scikit-learn's `CalibratedClassifierCV`, each tried on the winner."""
+
 
 def train(
     folder: Path,
@@ -118,7 +121,7 @@ def _calibrate_if_better(
 ) -> tuple[Any, str]:
     """The winner as it is, or calibrated, whichever has the lower log loss; and the reason."""
     variants = {winner: clone(CANDIDATES[winner])}
-    for method in ("sigmoid", "isotonic"):
+    for method in CALIBRATIONS:
         name = f"{winner}+{method}"
         variants[name] = CalibratedClassifierCV(clone(CANDIDATES[winner]), method=method)
         scores[name] = cross_validated(variants[name], rows, classes)

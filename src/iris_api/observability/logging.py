@@ -75,17 +75,32 @@ def configure_logging(settings: Settings) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    rendering: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-        if console
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-    )
+    rendering = _console_rendering() if console else _json_rendering()
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
     _route_standard_library(level, shared, rendering)
+
+
+def _console_rendering() -> list[Processor]:
+    return [
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            repr_native_str=True,  # or a path could send its escape sequences to the terminal
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+    ]
+
+
+def _json_rendering() -> list[Processor]:
+    """Tracebacks without the values of variables: those hold what users sent, and passwords."""
+    transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    return [
+        structlog.processors.ExceptionRenderer(transformer),
+        structlog.processors.JSONRenderer(),
+    ]
 
 
 def _route_standard_library(

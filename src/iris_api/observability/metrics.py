@@ -7,6 +7,7 @@ line does that), each worker writes its values there, and whichever answers a sc
 import os
 from collections import Counter as Tally
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -110,7 +111,8 @@ def forget_dead_processes(folder: Path) -> None:
     for file in folder.glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])
         if not _is_alive(pid):
-            mark_process_dead(pid, path=str(folder))  # type: ignore[no-untyped-call]
+            with suppress(FileNotFoundError):  # another worker's scrape was faster
+                mark_process_dead(pid, path=str(folder))  # type: ignore[no-untyped-call]
 
 
 def _is_alive(pid: int) -> bool:

@@ -1,0 +1,172 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.discriminant_analysis import (
+    LinearDiscriminantAnalysis,
+    QuadraticDiscriminantAnalysis,
+)
+from sklearn.linear_model import RidgeClassifier
+
+from iris_api.inference import FEATURE_NAMES, Manifest, load_artifact, save_artifact
+from iris_api.inference.artifact import MANIFEST_NAME, QUANTILES
+
+Rows = NDArray[np.float64]
+Targets = NDArray[np.int64]
+
+
+class Contrarian(LinearDiscriminantAnalysis):  # type: ignore[misc]  # scikit-learn has no types
+    """Its predict() is never its most probable class."""
+
+    def predict(self, rows: Rows) -> Any:
+        return self.classes_[self.predict_proba(rows).argmin(axis=1)]
+
+
+def test_the_manifest_says_what_the_rows_held(manifest: Manifest, rows: Rows) -> None:
+    assert [feature.name for feature in manifest.features] == list(FEATURE_NAMES)
+    assert [feature.minimum for feature in manifest.features] == rows.min(axis=0).tolist()
+    assert [feature.maximum for feature in manifest.features] == rows.max(axis=0).tolist()
+    assert manifest.training_rows == len(rows)
+    for feature, values in zip(manifest.features, rows.T, strict=True):
+        assert list(feature.quantiles) == [str(quantile) for quantile in QUANTILES]
+        assert list(feature.quantiles.values()) == np.quantile(values, QUANTILES).tolist()
+        assert feature.quantiles["0.5"] == np.median(values)
+
+
+def test_the_version_follows_from_the_content(
+    manifest: Manifest,
+    estimator: Any,
+    rows: Rows,
+    targets: Targets,
+    labels: list[str],
+    folder: Path,
+) -> None:
+    again = save_artifact(estimator, rows, labels, folder)
+    assert (again.version, again.sha256) == (manifest.version, manifest.sha256)
+    other = QuadraticDiscriminantAnalysis().fit(rows, targets)
+    assert save_artifact(other, rows, labels, folder).version != manifest.version
+    assert load_artifact(folder).manifest.version != manifest.version
+
+
+def test_text_labels_are_as_good_as_numbers(
+    rows: Rows, targets: Targets, labels: list[str], folder: Path
+) -> None:
+    estimator = LinearDiscriminantAnalysis().fit(rows, np.array(labels)[targets])
+    save_artifact(estimator, rows, labels, folder)
+    [answer] = load_artifact(folder).classifier.predict(rows[:1])
+    assert (answer.prediction, answer.label) == (0, "setosa")
+
+
+@pytest.mark.parametrize("interrupted", [".joblib", ".json"])
+def test_a_crash_while_saving_leaves_the_old_model(
+    manifest: Manifest,
+    rows: Rows,
+    targets: Targets,
+    labels: list[str],
+    folder: Path,
+    interrupted: str,
+) -> None:
+    replace = Path.replace
+
+    def crash(path: Path, target: Path) -> Path:
+        if target.suffix == interrupted:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    other = QuadraticDiscriminantAnalysis().fit(rows, targets)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", crash)
+        with pytest.raises(KeyboardInterrupt):
+            save_artifact(other, rows, labels, folder)
+    assert load_artifact(folder).manifest == manifest
+    new = save_artifact(other, rows, labels, folder)
+    assert load_artifact(folder).manifest == new
+
+
+def test_a_failed_write_leaves_the_old_model(
+    manifest: Manifest, estimator: Any, rows: Rows, labels: list[str], folder: Path
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError("No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            save_artifact(estimator, rows, labels, folder)
+    assert load_artifact(folder).manifest == manifest
+
+
+def test_an_estimator_without_probabilities_is_refused(
+    rows: Rows, targets: Targets, labels: list[str], folder: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"no predict_proba: wrap it in CalibratedClassifierCV"):
+        save_artifact(RidgeClassifier().fit(rows, targets), rows, labels, folder)
+    assert not folder.exists()
+
+
+def test_an_estimator_that_was_not_fitted_is_refused(
+    rows: Rows, labels: list[str], folder: Path
+) -> None:
+    with pytest.raises(ValueError, match="fit"):
+        save_artifact(LinearDiscriminantAnalysis(), rows, labels, folder)
+    assert not folder.exists()
+
+
+def test_an_estimator_of_named_columns_is_refused(
+    rows: Rows, targets: Targets, labels: list[str], folder: Path
+) -> None:
+    estimator = LinearDiscriminantAnalysis().fit(rows, targets)
+    estimator.feature_names_in_ = np.array(FEATURE_NAMES, dtype=object)
+    with pytest.raises(ValueError, match="named columns"):
+        save_artifact(estimator, rows, labels, folder)
+    assert not folder.exists()
+
+
+def test_an_estimator_whose_answer_is_not_its_most_probable_class_is_refused(
+    rows: Rows, targets: Targets, labels: list[str], folder: Path
+) -> None:
+    with pytest.raises(ValueError, match="not its most probable class"):
+        save_artifact(Contrarian().fit(rows, targets), rows, labels, folder)
+    assert not folder.exists()
+
+
+def test_an_estimator_of_other_columns_is_refused(
+    rows: Rows, targets: Targets, labels: list[str], folder: Path
+) -> None:
+    estimator = LinearDiscriminantAnalysis().fit(rows[:, :3], targets)
+    with pytest.raises(ValueError, match="3 features"):
+        save_artifact(estimator, rows, labels, folder)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("shape", [(200, 3), (120, 5), (600,), (2, 75, 4)])
+def test_rows_of_another_shape_are_refused(
+    estimator: Any, rows: Rows, labels: list[str], folder: Path, shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"not \(n, 4\)"):
+        save_artifact(estimator, np.resize(rows, shape), labels, folder)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("labels", [[], ["a", "b"], ["a", "b", "c", "d"], ["a", "b", "b"]])
+def test_each_class_needs_a_label_of_its_own(
+    estimator: Any, rows: Rows, folder: Path, labels: list[str]
+) -> None:
+    with pytest.raises(ValueError, match="label each"):
+        save_artifact(estimator, rows, labels, folder)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["../escaped", "a/b", "a b"])
+def test_a_name_that_is_no_plain_file_name_is_refused(
+    estimator: Any, rows: Rows, labels: list[str], folder: Path, name: str
+) -> None:
+    with pytest.raises(ValueError, match="file"):
+        save_artifact(estimator, rows, labels, folder, name=name)
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_only_the_model_and_its_manifest_are_left(manifest: Manifest, folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {manifest.file, MANIFEST_NAME}

@@ -1,0 +1,70 @@
+import json
+from typing import Any
+
+import pytest
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from iris_api.api.limits import BodyLimitMiddleware
+
+LIMIT = 10
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body = await Request(scope, receive).body()
+    await Response(body)(scope, receive, send)
+
+
+async def exchange(*chunks: bytes, announced: bytes | None = None) -> list[Message]:
+    """Send a body in chunks through the middleware; what the application sends is returned."""
+    incoming = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    incoming.append({"type": "http.request", "more_body": False})
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return incoming.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [] if announced is None else [(b"content-length", announced)]
+    scope = {"type": "http", "path": "/predict", "headers": [(b"host", b"iris"), *headers]}
+    await BodyLimitMiddleware(echo, max_bytes=LIMIT)(scope, receive, send)
+    return sent
+
+
+@pytest.mark.parametrize("chunks", [[b"a" * LIMIT], [b"a" * 5, b"a" * 5], [b"a"] * LIMIT, []])
+async def test_a_body_within_the_limit_passes(chunks: list[bytes]) -> None:
+    body = b"".join(chunks)
+    for announced in (None, b"%d" % len(body)):
+        start, end = await exchange(*chunks, announced=announced)
+        assert (start["status"], end["body"]) == (200, body)
+
+
+@pytest.mark.parametrize("announced", [b"11", b"9" * 100])
+async def test_a_body_that_is_announced_as_too_large_is_refused_unread(announced: bytes) -> None:
+    start, body = await exchange(announced=announced)
+    assert start["status"] == 413
+    problem = json.loads(body["body"])
+    assert problem["type"] == "urn:iris-api:problem:body-too-large"
+    assert "over 10 bytes" in problem["detail"]
+
+
+@pytest.mark.parametrize("announced", [None, b"5", b"-1", b"x"])
+async def test_a_body_that_grows_too_large_is_refused_on_the_way(announced: bytes | None) -> None:
+    with pytest.raises(HTTPException, match="over 10 bytes") as refusal:
+        await exchange(b"a" * 6, b"a" * 5, announced=announced)
+    assert refusal.value.status_code == 413
+
+
+async def test_other_scopes_pass_untouched() -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    async def note(*call: Any) -> None:
+        calls.append(call)
+
+    call: tuple[Any, ...] = ({"type": "lifespan"}, object(), object())
+    await BodyLimitMiddleware(note, max_bytes=LIMIT)(*call)
+    assert calls == [call]

@@ -1,0 +1,92 @@
+import asyncio
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from iris_api.inference import Classifier, ClassPrediction, InferenceEngine
+from iris_api.inference.engine import Row
+from iris_api.observability.metrics import Metrics
+
+
+class Crowded(Classifier):
+    """Notes its threads, and whether more calls than ``limit`` are ever under way together."""
+
+    def __init__(self, classifier: Classifier, limit: int) -> None:
+        super().__init__(classifier.estimator, classes=classifier.classes, version="crowded-1")
+        self.threads: set[int] = set()
+        self.too_many = False
+        self._meeting = threading.Barrier(limit + 1)
+
+    def predict(self, rows: NDArray[np.float64]) -> list[ClassPrediction]:
+        self.threads.add(threading.get_ident())
+        try:
+            self._meeting.wait(0.2)
+            self.too_many = True
+        except threading.BrokenBarrierError:
+            pass  # nobody came, as it should be
+        return super().predict(rows)
+
+
+class Broken(Classifier):
+    def predict(self, rows: NDArray[np.float64]) -> list[ClassPrediction]:
+        raise ArithmeticError(f"{len(rows)} rows are too many")
+
+
+@pytest.fixture
+def classifier(estimator: Any, labels: list[str]) -> Classifier:
+    return Classifier(estimator, classes=labels, version="test-1")
+
+
+ROW: Row = (5.1, 3.5, 1.4, 0.2)
+
+
+def engine_of(
+    classifier: Classifier, metrics: Metrics, *, threads: int = 1, max_batch: int = 256
+) -> InferenceEngine:
+    return InferenceEngine(
+        classifier, threads=threads, max_batch=max_batch, max_waiting=1024, metrics=metrics
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+async def test_each_caller_gets_its_own_answer_from_no_more_than_so_many_threads(
+    classifier: Classifier, metrics: Metrics, rows: NDArray[np.float64], threads: int
+) -> None:
+    crowded = Crowded(classifier, threads)
+    engine = engine_of(crowded, metrics, threads=threads, max_batch=5)
+    requests: list[Row] = [tuple(row) for row in rows[::5]]
+    answers = await asyncio.gather(*[engine.predict(request) for request in requests])
+    expected = classifier.predict(np.array(requests))
+    assert [answer.label for answer in answers] == [answer.label for answer in expected]
+    assert not crowded.too_many
+    assert threading.get_ident() not in crowded.threads
+
+
+async def test_rows_that_arrive_together_share_one_call(
+    classifier: Classifier, metrics: Metrics
+) -> None:
+    engine = engine_of(classifier, metrics)
+    await asyncio.gather(*[engine.predict(ROW) for _ in range(64)])
+    assert metrics.registry.get_sample_value("iris_inference_duration_seconds_count") == 1
+    assert metrics.registry.get_sample_value("iris_inference_rows_sum") == 64
+
+
+async def test_inference_is_measured(classifier: Classifier, metrics: Metrics) -> None:
+    engine = engine_of(classifier, metrics)
+    for _ in range(3):
+        await engine.predict(ROW)
+    count = metrics.registry.get_sample_value("iris_inference_duration_seconds_count")
+    assert count == 3
+
+
+async def test_what_the_classifier_raises_comes_through(
+    classifier: Classifier, metrics: Metrics
+) -> None:
+    broken = Broken(classifier.estimator, classes=classifier.classes, version="broken-1")
+    with pytest.raises(ArithmeticError, match="1 rows are too many"):
+        await engine_of(broken, metrics).predict(ROW)
+    count = metrics.registry.get_sample_value("iris_inference_duration_seconds_count")
+    assert count == 1

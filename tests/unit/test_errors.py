@@ -1,0 +1,86 @@
+import re
+from collections.abc import Iterator
+from http import HTTPStatus
+
+import pytest
+
+from iris_api import errors
+from iris_api.errors import FieldError, InvalidRequest, IrisApiError, NotReady, Problem, Unavailable
+
+DRAWN = re.compile(r"^([ │├└─]*)([A-Z]\w+)(?: +(\d{3}))?", re.MULTILINE)
+FIELD = FieldError("query", "limit", "too_small", "Input should be at least 1")
+
+
+def descendants(cls: type[IrisApiError]) -> Iterator[type[IrisApiError]]:
+    for child in cls.__subclasses__():
+        if child.__module__.startswith("iris_api."):
+            yield child
+            yield from descendants(child)
+
+
+ALL: list[type[IrisApiError]] = [IrisApiError, *descendants(IrisApiError)]
+PROBLEMS = [cls for cls in ALL if issubclass(cls, Problem) and cls is not Problem]
+
+
+def drawn_tree() -> Iterator[tuple[str, str | None, int | None]]:
+    """Each class of the docstring's tree, with its parent and the status beside it or above it."""
+    path: list[tuple[int, str, int | None]] = []
+    assert errors.__doc__ is not None
+    drawing = errors.__doc__.partition("::")[2].partition("\n\nA problem's")[0]
+    for indent, name, status in DRAWN.findall(drawing):
+        while path and path[-1][0] >= len(indent):
+            path.pop()
+        _, parent, inherited = path[-1] if path else (0, None, None)
+        path.append((len(indent), name, int(status) if status else inherited))
+        yield name, parent, path[-1][2]
+
+
+def test_the_docstring_draws_the_tree_as_it_is() -> None:
+    assert sorted(drawn_tree()) == sorted(
+        (
+            cls.__name__,
+            None if cls is IrisApiError else cls.__bases__[0].__name__,
+            getattr(cls, "status", None),
+        )
+        for cls in ALL
+    )
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_each_problem_has_a_slug_a_status_and_a_title(problem: type[Problem]) -> None:
+    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", problem.slug)
+    assert problem.type_uri() == f"urn:iris-api:problem:{problem.slug}"
+    assert isinstance(problem.status, HTTPStatus)
+    assert 400 <= problem.status < 600
+    assert problem.title
+    assert problem.__doc__
+
+
+@pytest.mark.parametrize("attribute", ["slug", "title"])
+def test_no_two_problems_share_a_slug_or_a_title(attribute: str) -> None:
+    values = [getattr(problem, attribute) for problem in PROBLEMS]
+    assert len(set(values)) == len(values)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_only_what_may_soon_be_available_says_when_to_ask_again(problem: type[Problem]) -> None:
+    may_return = issubclass(problem, Unavailable)
+    assert may_return == (problem.status == HTTPStatus.SERVICE_UNAVAILABLE)
+    assert may_return == (problem.retry_after is not None)
+
+
+def test_a_retry_after_joins_the_other_headers() -> None:
+    problem = Unavailable("Soon.", headers={"X-Hint": "1"})
+    assert problem.headers == {"X-Hint": "1", "Retry-After": "1"}
+    assert str(problem) == problem.detail == "Soon."
+
+
+def test_an_invalid_request_tells_of_its_first_five_fields() -> None:
+    problem = InvalidRequest([FIELD] * 7)
+    assert problem.detail == "; ".join(["limit: Input should be at least 1"] * 5)
+    assert problem.errors == [FIELD] * 7
+
+
+def test_what_is_not_ready_shows_its_checks() -> None:
+    problem = NotReady("database: gone", {"database": "failed"})
+    assert problem.extensions == {"checks": {"database": "failed"}}

@@ -1,0 +1,124 @@
+import pytest
+from asyncpg.exceptions import (
+    AdminShutdownError,
+    CannotConnectNowError,
+    ConnectionFailureError,
+    InvalidCatalogNameError,
+    InvalidPasswordError,
+    LockNotAvailableError,
+    NumericValueOutOfRangeError,
+    PostgresError,
+    PostgresIOError,
+    PostgresSyntaxError,
+    QueryCanceledError,
+    ReadOnlySQLTransactionError,
+    TooManyConnectionsError,
+    UndefinedColumnError,
+    UndefinedTableError,
+    UniqueViolationError,
+)
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from iris_api.database.failures import problem_of, translates_failures
+from iris_api.errors import DatabaseUnavailable, Problem, SchemaOutdated
+
+UNREACHABLE: list[Exception] = [
+    OSError("Name or service not known"),
+    ConnectionRefusedError(),
+    ConnectionResetError(),
+    TimeoutError(),
+    PoolTimeout("QueuePool limit of size 8 overflow 0 reached"),
+]
+UNAVAILABLE = [
+    ConnectionFailureError,
+    InvalidPasswordError,
+    InvalidCatalogNameError,
+    TooManyConnectionsError,
+    AdminShutdownError,
+    CannotConnectNowError,
+    QueryCanceledError,
+    PostgresIOError,
+    ReadOnlySQLTransactionError,
+    LockNotAvailableError,
+]
+DEFECTS = [UniqueViolationError, PostgresSyntaxError, NumericValueOutOfRangeError]
+
+
+def raised(orig: BaseException, *, broken: bool = False) -> DBAPIError:
+    """The error as SQLAlchemy raises it."""
+    return DBAPIError("SELECT 1", None, orig, connection_invalidated=broken)
+
+
+@pytest.mark.parametrize("error", UNREACHABLE, ids=repr)
+def test_a_database_that_is_out_of_reach_is_unavailable(error: Exception) -> None:
+    assert isinstance(problem_of(error), DatabaseUnavailable)
+
+
+def test_what_kept_the_database_out_of_reach_is_told_apart() -> None:
+    details = {problem.detail for problem in map(problem_of, UNREACHABLE) if problem}
+    assert details == {
+        "PostgreSQL cannot be reached. Try again soon.",
+        "PostgreSQL did not answer in time. Try again soon.",
+        "All connections to PostgreSQL are in use. Try again soon.",
+    }
+
+
+@pytest.mark.parametrize("kind", UNAVAILABLE)
+def test_a_database_that_refuses_for_now_is_unavailable(kind: type[PostgresError]) -> None:
+    problem = problem_of(raised(kind("user=iris password=hunter2")))
+    assert isinstance(problem, DatabaseUnavailable)
+    assert "hunter2" not in problem.detail
+
+
+@pytest.mark.parametrize("orig", [Exception("connection is closed"), UniqueViolationError("a")])
+def test_a_broken_connection_is_unavailable_whatever_its_error(orig: Exception) -> None:
+    assert isinstance(problem_of(raised(orig, broken=True)), DatabaseUnavailable)
+
+
+@pytest.mark.parametrize("kind", [UndefinedTableError, UndefinedColumnError])
+def test_a_database_that_lacks_a_table_or_a_column_is_outdated(kind: type[PostgresError]) -> None:
+    problem = problem_of(raised(kind("relation does not exist")))
+    assert isinstance(problem, SchemaOutdated)
+    assert "iris-api migrate" in problem.detail
+
+
+@pytest.mark.parametrize("kind", DEFECTS)
+def test_a_statement_that_is_wrong_is_a_defect(kind: type[PostgresError]) -> None:
+    assert problem_of(raised(kind("duplicate key"))) is None
+
+
+@pytest.mark.parametrize("error", [raised(Exception("no state")), SQLAlchemyError(), ValueError()])
+def test_an_error_without_a_state_is_a_defect(error: Exception) -> None:
+    assert problem_of(error) is None
+
+
+@pytest.mark.parametrize("error", [*UNREACHABLE, raised(UndefinedTableError("a"))], ids=repr)
+async def test_a_failure_is_raised_as_its_problem(error: Exception) -> None:
+    @translates_failures
+    async def query() -> None:
+        raise error
+
+    with pytest.raises(Problem) as problem:
+        await query()
+    assert problem.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [raised(UniqueViolationError("a")), KeyError("a")], ids=repr)
+async def test_a_defect_comes_through_as_it_is(error: Exception) -> None:
+    @translates_failures
+    async def query() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as defect:
+        await query()
+    assert defect.value is error
+
+
+async def test_an_answer_comes_through_and_the_function_keeps_its_name() -> None:
+    @translates_failures
+    async def double(number: int) -> int:
+        return 2 * number
+
+    assert await double(number=4) == 8
+    assert double.__name__ == "double"

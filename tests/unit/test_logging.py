@@ -1,0 +1,187 @@
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import structlog
+
+from iris_api.observability.logging import configure_logging, request_id_of_context, wants_console
+from iris_api.settings import Settings
+
+Configure = Callable[..., None]
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def configure(capsys: pytest.CaptureFixture[str]) -> Iterator[Configure]:
+    """Configure the logging of this process; it is put back after the test."""
+    root, uvicorn = logging.getLogger(), logging.getLogger("uvicorn")
+    before = root.handlers[:], root.level, uvicorn.level
+    yield lambda **changes: configure_logging(Settings.model_validate(changes))
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    uvicorn.setLevel(before[2])
+    logging.captureWarnings(capture=False)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Lines:
+    """What was logged since the last call, one JSON object for each line."""
+    return lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+@pytest.fixture
+def request_id() -> Iterator[str]:
+    """The test runs within a request."""
+    token = request_id_of_context.set("id-1")
+    yield "id-1"
+    request_id_of_context.reset(token)
+
+
+def fail() -> None:
+    password = "hunter" + str(2)
+    raise ArithmeticError(f"failed with {len(password)} characters")
+
+
+def log_structured() -> None:
+    try:
+        fail()
+    except ArithmeticError:
+        structlog.get_logger("iris_api").exception("it failed")
+
+
+def log_through_the_standard_library() -> None:
+    try:
+        fail()
+    except ArithmeticError:
+        logging.getLogger("uvicorn.error").exception("it %s", "failed")
+
+
+EITHER_WAY = pytest.mark.parametrize("log", [log_structured, log_through_the_standard_library])
+
+
+def test_a_line_is_a_json_object(configure: Configure, lines: Lines) -> None:
+    configure()
+    structlog.get_logger().info("request", path="/\ud800\n", status=200)
+    [line] = lines()
+    time = datetime.fromisoformat(line.pop("timestamp"))
+    assert time.utcoffset() == timedelta(0)
+    assert line == {"event": "request", "level": "info", "path": "/\ud800\n", "status": 200}
+
+
+@EITHER_WAY
+def test_a_line_within_a_request_carries_its_id(
+    configure: Configure, lines: Lines, request_id: str, log: Callable[[], None]
+) -> None:
+    configure()
+    log()
+    assert [line["request_id"] for line in lines()] == [request_id]
+
+
+@EITHER_WAY
+def test_an_exception_has_a_structured_traceback(
+    configure: Configure, lines: Lines, log: Callable[[], None]
+) -> None:
+    configure()
+    log()
+    [line] = lines()
+    [exception] = line["exception"]
+    assert (line["event"], line["level"]) == ("it failed", "error")
+    assert exception["exc_type"] == "ArithmeticError"
+    assert exception["exc_value"] == "failed with 7 characters"
+    assert exception["frames"][-1]["name"] == "fail"
+
+
+@EITHER_WAY
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_traceback_does_not_show_the_values_of_variables(
+    configure: Configure,
+    capsys: pytest.CaptureFixture[str],
+    log: Callable[[], None],
+    log_format: str,
+) -> None:
+    configure(log_format=log_format)
+    log()
+    written = capsys.readouterr().err
+    assert "failed with 7 characters" in written
+    assert "hunter2" not in written
+
+
+def test_the_libraries_lines_have_the_same_form(configure: Configure, lines: Lines) -> None:
+    configure()
+    logging.getLogger("alembic").warning("revision %s is %d old", "1", 2)
+    [line] = lines()
+    assert line.keys() == {"event", "level", "timestamp"}
+    assert (line["event"], line["level"]) == ("revision 1 is 2 old", "warning")
+
+
+def test_warnings_are_lines_too(configure: Configure, lines: Lines) -> None:
+    configure()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("this is deprecated", DeprecationWarning, stacklevel=1)
+    [line] = lines()
+    assert line["level"] == "warning"
+    assert "DeprecationWarning: this is deprecated" in line["event"]
+
+
+@pytest.mark.parametrize(
+    ("level", "own", "foreign"),
+    [
+        ("DEBUG", ["debug", "info", "warning", "error"], ["warning", "error"]),
+        ("INFO", ["info", "warning", "error"], ["warning", "error"]),
+        ("ERROR", ["error"], ["error"]),
+    ],
+)
+def test_less_severe_lines_are_left_out(
+    configure: Configure, lines: Lines, level: str, own: list[str], foreign: list[str]
+) -> None:
+    configure(log_level=level)
+    for logger in (structlog.get_logger(), logging.getLogger("uvicorn")):
+        for severity in ("debug", "info", "warning", "error"):
+            getattr(logger, severity)("event")
+    assert [line["level"] for line in lines()] == own + foreign
+
+
+def test_a_second_configuration_replaces_the_first(configure: Configure, lines: Lines) -> None:
+    configure()
+    configure()
+    logging.getLogger("alembic").warning("once")
+    structlog.get_logger().warning("once")
+    assert len(lines()) == 2
+
+
+def test_a_person_reads_columns(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
+    configure(log_format="console")
+    structlog.get_logger().info("request", path="/predict", status=200)
+    logging.getLogger("alembic").warning("waiting")
+    first, second = capsys.readouterr().err.splitlines()
+    assert "[info     ] request" in first
+    assert "/predict" in first
+    assert "status=200" in first
+    assert "[warning  ] waiting" in second
+
+
+@pytest.mark.parametrize("path", ["/\x1b[31m", "/\x1b]0;title\x07", "/a\nb", "/a\rb"])
+def test_a_path_cannot_command_the_terminal(
+    configure: Configure, capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    configure(log_format="console")
+    structlog.get_logger().info("request", path=path)
+    [line] = capsys.readouterr().err.split("\n")[:-1]
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_gets_columns_unless_a_format_is_set(
+    monkeypatch: pytest.MonkeyPatch, *, terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert wants_console(Settings(log_format="auto")) is terminal
+    assert wants_console(Settings(log_format="console"))
+    assert not wants_console(Settings(log_format="json"))

@@ -1,0 +1,186 @@
+import asyncio
+import re
+from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.testing import capture_logs
+
+from iris_api.api.problems import failure_response
+from iris_api.observability.logging import request_id_of_context
+from iris_api.observability.metrics import Metrics
+from iris_api.observability.middleware import ObservabilityMiddleware
+
+Exchange = Callable[..., Coroutine[Any, Any, list[Message]]]
+GENERATED_ID = re.compile(r"[0-9a-f]{32}")
+
+
+async def greet(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse("hello")(scope, receive, send)
+
+
+async def fail(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise ArithmeticError("n0t-to-be-told")
+
+
+async def fail_midway(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    raise ArithmeticError("midway")
+
+
+async def be_cancelled(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise asyncio.CancelledError
+
+
+@pytest.fixture
+def exchange(metrics: Metrics) -> Exchange:
+    """Send one request through the middleware; what the application sends is returned."""
+
+    async def exchange(app: ASGIApp, *headers: tuple[bytes, bytes], **scope: Any) -> list[Message]:
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        request = {"type": "http", "method": "GET", "path": "/", "headers": headers, **scope}
+        middleware = ObservabilityMiddleware(app, metrics=metrics, render_failure=failure_response)
+        await middleware(request, receive, send)
+        return sent
+
+    return exchange
+
+
+def counted(metrics: Metrics, method: str, route: str, status: int) -> float | None:
+    labels = {"method": method, "route": route, "status": str(status)}
+    return metrics.registry.get_sample_value("iris_http_requests_total", labels)
+
+
+def response_ids(sent: list[Message]) -> list[str]:
+    return [value.decode() for name, value in sent[0]["headers"] if name.lower() == b"x-request-id"]
+
+
+async def test_an_answer_passes_with_a_request_id(exchange: Exchange) -> None:
+    sent = await exchange(greet)
+    [request_id] = response_ids(sent)
+    assert GENERATED_ID.fullmatch(request_id)
+    assert (sent[0]["status"], sent[1]["body"]) == (200, b"hello")
+
+
+async def test_each_request_has_an_id_of_its_own(exchange: Exchange) -> None:
+    assert response_ids(await exchange(greet)) != response_ids(await exchange(greet))
+
+
+@pytest.mark.parametrize("value", [b"a", b"9.A-z_:0", b"x" * 128])
+async def test_the_callers_id_is_kept(exchange: Exchange, value: bytes) -> None:
+    assert response_ids(await exchange(greet, (b"x-request-id", value))) == [value.decode()]
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b" ", b"x" * 129, b"a b", b"a\nb", b"a\n", b'"', b"\xe9", b"a\x00", b"<script>"]
+)
+async def test_a_harmful_id_of_the_caller_is_replaced(exchange: Exchange, value: bytes) -> None:
+    [request_id] = response_ids(await exchange(greet, (b"x-request-id", value)))
+    assert GENERATED_ID.fullmatch(request_id)
+
+
+async def test_the_id_is_known_during_the_request_and_only_then(exchange: Exchange) -> None:
+    known: list[str | None] = []
+
+    async def note(scope: Scope, receive: Receive, send: Send) -> None:
+        known.append(request_id_of_context.get())
+        await greet(scope, receive, send)
+
+    await exchange(note, (b"x-request-id", b"mine"))
+    assert known == ["mine"]
+    assert request_id_of_context.get() is None
+
+
+async def test_an_unexpected_failure_is_logged_and_answered(
+    exchange: Exchange, metrics: Metrics
+) -> None:
+    with capture_logs() as logs:
+        start, body = await exchange(fail, (b"x-request-id", b"mine"), path="/predict")
+    assert start["status"] == 500
+    assert response_ids([start]) == ["mine"]
+    assert b'"request_id": "mine"' in body["body"]
+    assert b"n0t-to-be-told" not in body["body"]
+    assert [(line["event"], line["path"]) for line in logs] == [
+        ("unhandled error", "/predict"),
+        ("request", "/predict"),
+    ]
+    assert logs[0]["exc_info"]
+    assert counted(metrics, "GET", "unmatched", 500) == 1
+
+
+async def test_a_failure_after_the_answer_has_begun_breaks_it_off(
+    exchange: Exchange, metrics: Metrics
+) -> None:
+    with capture_logs() as logs, pytest.raises(ArithmeticError, match="midway"):
+        await exchange(fail_midway)
+    assert logs[0]["event"] == "unhandled error"
+    assert counted(metrics, "GET", "unmatched", 200) == 1
+    assert request_id_of_context.get() is None
+
+
+async def test_a_request_that_is_cancelled_is_counted_without_a_status(
+    exchange: Exchange, metrics: Metrics
+) -> None:
+    with pytest.raises(asyncio.CancelledError):
+        await exchange(be_cancelled)
+    assert counted(metrics, "GET", "unmatched", 0) == 1
+    assert request_id_of_context.get() is None
+
+
+@pytest.mark.parametrize("kind", ["lifespan", "websocket"])
+async def test_other_scopes_pass_untouched(metrics: Metrics, kind: str) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    async def note(*call: Any) -> None:
+        calls.append(call)
+
+    call: tuple[Any, ...] = ({"type": kind}, object(), object())
+    middleware = ObservabilityMiddleware(note, metrics=metrics, render_failure=failure_response)
+    await middleware(*call)
+    assert calls == [call]
+    assert b"iris_http_requests_total{" not in metrics.render()
+
+
+async def test_requests_are_counted_and_timed_by_the_template_of_their_route(
+    exchange: Exchange, metrics: Metrics
+) -> None:
+    route = SimpleNamespace(path="/predictions/{prediction_id}")
+    for number in range(3):
+        await exchange(greet, path=f"/predictions/{number}", route=route)
+    assert counted(metrics, "GET", route.path, 200) == 3
+    labels = {"method": "GET", "route": route.path}
+    timed = "iris_http_request_duration_seconds_count"
+    assert metrics.registry.get_sample_value(timed, labels) == 3
+
+
+async def test_strange_methods_and_paths_do_not_grow_the_metrics(
+    exchange: Exchange, metrics: Metrics
+) -> None:
+    for number in range(3):
+        await exchange(greet, path=f"/{number}", method=f"BREW{number}")
+    assert counted(metrics, "other", "unmatched", 200) == 3
+    assert metrics.render().count(b"iris_http_requests_total{") == 1
+
+
+async def test_each_request_has_a_log_line(exchange: Exchange) -> None:
+    with capture_logs() as logs:
+        await exchange(greet, path="/predict", method="POST")
+    [line] = logs
+    assert line.pop("duration_ms") >= 0
+    assert line == {
+        "event": "request",
+        "log_level": "info",
+        "method": "POST",
+        "path": "/predict",
+        "status": 200,
+    }

@@ -1,0 +1,165 @@
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from iris_api.database.schema import MAX_ID, Instant, PageQuery, PredictionId, Text, WholeNumber
+
+INSTANT: TypeAdapter[datetime] = TypeAdapter(Instant)
+WHOLE_NUMBER: TypeAdapter[int] = TypeAdapter(WholeNumber)
+PREDICTION_ID: TypeAdapter[int] = TypeAdapter(PredictionId)
+TEXT: TypeAdapter[str] = TypeAdapter(Text)
+
+OFFSETS = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+TIMES = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=OFFSETS)  # noqa: DTZ001
+TIME_SHAPED = st.from_regex(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})",
+    fullmatch=True,
+)
+
+
+@given(TIMES, st.sampled_from(["T", "t", " "]))
+def test_a_time_with_an_offset_is_taken_in_utc(time: datetime, separator: str) -> None:
+    taken = INSTANT.validate_python(time.isoformat(separator))
+    assert taken == time
+    assert taken.utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize("text", ["2026-01-31T12:00:00Z", "2026-01-31t12:00:00z"])
+def test_z_is_utc(text: str) -> None:
+    assert INSTANT.validate_python(text) == datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+def test_a_time_keeps_its_microseconds() -> None:
+    taken = INSTANT.validate_python("2026-01-31T12:00:00.123456789Z")
+    assert taken == datetime(2026, 1, 31, 12, 0, 0, 123456, UTC)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2026-01-31T12:00:00",
+        "2026-01-31",
+        "2026-01-31T12:00Z",
+        "20260131T120000Z",
+        "2026-W05-6T12:00:00Z",
+        "12:00:00Z",
+        "1769860800",
+        "P1D",
+        "now",
+        "",
+        " 2026-01-31T12:00:00Z",
+        "2026-01-31T12:00:00Z\n",
+        "2026-01-31T12:00:00 Z",
+        "2026-01-31T12:00:00 00:00",
+        "2026-01-31T12:00:00.Z",
+        "2026-01-31T12:00:00,5Z",
+        "2026-01-31T12:00:00.1234567890Z",
+        "٢026-01-31T12:00:00Z",
+        1769860800,
+        1769860800.5,
+        True,
+        None,
+        datetime(2026, 1, 31, 12),  # noqa: DTZ001, it is naive on purpose
+    ],
+)
+def test_a_time_in_another_form_or_without_an_offset_is_refused(value: Any) -> None:
+    with pytest.raises(ValidationError):
+        INSTANT.validate_python(value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-02-30T12:00:00Z",
+        "2026-13-01T12:00:00Z",
+        "0000-01-01T00:00:00Z",
+        "2026-01-31T25:00:00Z",
+        "2026-01-31T12:00:60Z",
+        "2026-01-31T12:00:00+24:00",
+        "2026-01-31T12:00:00+05:60",
+        "2026-01-31T12:00:00-05:99",
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:59:59-14:00",
+    ],
+)
+def test_a_time_that_does_not_exist_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError):
+        INSTANT.validate_python(text)
+
+
+@given(TIME_SHAPED | st.text(st.characters()))
+def test_no_text_makes_a_time_fail_otherwise(text: str) -> None:
+    try:
+        taken = INSTANT.validate_python(text)
+    except ValidationError:
+        return
+    assert taken.utcoffset() == timedelta(0)
+
+
+@given(st.integers(0, 10**40 - 1))
+def test_digits_are_a_whole_number(number: int) -> None:
+    assert WHOLE_NUMBER.validate_python(str(number)) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1_0", " 5", "5 ", "5\n", "+5", "-5", "5.0", "5e0", "0x5", "", "٥", "５", "five"),  # noqa: RUF001
+        "5" * 41,
+        "5" * 5000,
+    ],
+)
+def test_anything_but_digits_is_no_whole_number(text: str) -> None:
+    with pytest.raises(ValidationError):
+        WHOLE_NUMBER.validate_python(text)
+
+
+@given(st.text(st.characters()))
+def test_no_text_makes_a_whole_number_fail_otherwise(text: str) -> None:
+    try:
+        number = WHOLE_NUMBER.validate_python(text)
+    except ValidationError:
+        return
+    assert text.lstrip("0") == str(number).lstrip("0")
+
+
+@pytest.mark.parametrize("number", [1, MAX_ID])
+def test_an_id_reaches_from_1_to_the_largest_bigint(number: int) -> None:
+    assert PREDICTION_ID.validate_python(str(number)) == number
+
+
+@pytest.mark.parametrize("number", [0, MAX_ID + 1, 10**39])
+def test_an_id_outside_of_that_is_refused(number: int) -> None:
+    with pytest.raises(ValidationError):
+        PREDICTION_ID.validate_python(str(number))
+
+
+@given(st.text(st.characters(exclude_characters="\x00", codec="utf-8"), min_size=1, max_size=200))
+def test_text_without_nul_is_text(text: str) -> None:
+    assert TEXT.validate_python(text) == text
+
+
+@pytest.mark.parametrize("text", ["", "\x00", "setosa\x00", "\x00setosa", "\ud800", "a" * 201])
+def test_text_that_postgresql_cannot_hold_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError):
+        TEXT.validate_python(text)
+
+
+def test_a_page_has_50_rows_unless_the_query_says_otherwise() -> None:
+    query = PageQuery()
+    assert (query.limit, query.skip, query.cursor) == (50, 0, None)
+    assert PageQuery.model_validate({"limit": "1000", "skip": "10000"}).limit == 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("limit", "0"), ("limit", "1001"), ("skip", "-1"), ("skip", "10001"), ("page", "2")],
+)
+def test_a_page_outside_of_the_bounds_is_refused(name: str, value: str) -> None:
+    with pytest.raises(ValidationError):
+        PageQuery.model_validate({name: value})

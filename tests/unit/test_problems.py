@@ -1,0 +1,175 @@
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from iris_api.api.problems import (
+    ProblemDetails,
+    failure_response,
+    problem_of_validation,
+    problem_response,
+    problem_responses,
+)
+from iris_api.database.schema import IrisFeatures, IrisFeaturesBatch, PageQuery
+from iris_api.errors import (
+    DatabaseUnavailable,
+    FieldError,
+    InvalidRequest,
+    MalformedBody,
+    ModelUnavailable,
+    NotFound,
+    NotReady,
+    Problem,
+)
+from iris_api.observability.logging import request_id_of_context
+
+SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
+SECRET = "n0t-to-be-echoed"  # noqa: S105, no password
+LOCATIONS = get_args(get_type_hints(FieldError)["location"])
+
+
+def errors_of(model: type[BaseModel], value: object, location: str) -> list[dict[str, Any]]:
+    """Pydantic's errors for a value, placed as FastAPI places them."""
+    with pytest.raises(ValidationError) as refusal:
+        model.model_validate(value)
+    return [{**error, "loc": (location, *error["loc"])} for error in refusal.value.errors()]
+
+
+def rendered(problem: Problem, path: str = "/predict") -> dict[str, Any]:
+    response = problem_response(problem, {"type": "http", "path": path})
+    assert response.media_type == "application/problem+json"
+    assert response.status_code == problem.status
+    body: dict[str, Any] = json.loads(bytes(response.body))
+    return body
+
+
+def at(*location: str | int) -> Sequence[Mapping[str, Any]]:
+    return [{"loc": location, "type": "missing", "msg": "Field required", "input": SECRET}]
+
+
+def test_each_field_at_fault_is_named_where_it_is() -> None:
+    items = [SETOSA, SETOSA, SETOSA, {**SETOSA, "sepal_length": True, "petal_width": 101}]
+    problem = problem_of_validation(errors_of(IrisFeaturesBatch, {"items": items}, "body"))
+    assert isinstance(problem, InvalidRequest)
+    assert [(error.location, error.field, error.code) for error in problem.errors] == [
+        ("body", "items[3].sepal_length", "float_type"),
+        ("body", "items[3].petal_width", "less_than_equal"),
+    ]
+    assert problem.detail.startswith("items[3].sepal_length: Input should be a valid number; ")
+
+
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_a_field_may_be_anywhere_in_a_request(location: str) -> None:
+    [error] = problem_of_validation(at(location, "limit")).errors
+    assert (error.location, error.field) == (location, "limit")
+
+
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_a_part_that_is_at_fault_as_a_whole_is_its_own_field(location: str) -> None:
+    [error] = problem_of_validation(at(location)).errors
+    assert (error.location, error.field) == (location, location)
+
+
+@pytest.mark.parametrize(
+    ("model", "value", "location"),
+    [
+        (IrisFeatures, {**SETOSA, "sepal_length": SECRET}, "body"),
+        (IrisFeatures, SECRET, "body"),
+        (IrisFeatures, [SECRET], "body"),
+        (IrisFeaturesBatch, {"items": SECRET}, "body"),
+        (PageQuery, {"limit": SECRET}, "query"),
+        (PageQuery, {"since": SECRET}, "query"),
+        (PageQuery, {"since": "2026-02-30T12:34:56Z"}, "query"),
+        (PageQuery, {"label": SECRET + "\x00"}, "query"),
+        (PageQuery, {"cursor": SECRET * 20}, "query"),
+    ],
+)
+def test_the_input_is_never_echoed(model: type[BaseModel], value: Any, location: str) -> None:
+    text = json.dumps(rendered(problem_of_validation(errors_of(model, value, location))))
+    assert SECRET not in text
+    assert "12:34:56" not in text
+
+
+@given(st.lists(st.text(st.characters()) | st.integers(0, 10**6), max_size=5))
+def test_any_name_is_rendered_in_printable_ascii(path: list[str | int]) -> None:
+    [error] = rendered(problem_of_validation(at("body", *path)))["errors"]
+    assert error["field"].isascii()
+    assert error["field"].isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("\ud800", "?"),
+        ("a\x00b", "a?b"),
+        ("\x1b[31m\r\n", "?[31m??"),
+        ("né", "n?"),
+        ("a" * 10_000, "a" * 64),
+        ("é" * 10_000, "?" * 64),
+    ],
+)
+def test_a_harmful_name_is_cut_and_made_printable(name: str, field: str) -> None:
+    problem = problem_of_validation(at("body", name))
+    assert rendered(problem)["errors"][0]["field"] == field
+
+
+def test_a_body_that_is_no_json_is_malformed() -> None:
+    errors = [{"type": "json_invalid", "loc": ("body", 17), "msg": SECRET, "input": SECRET}]
+    problem = problem_of_validation(errors)
+    assert isinstance(problem, MalformedBody)
+    assert SECRET not in problem.detail
+
+
+def test_no_more_than_100_errors_are_rendered() -> None:
+    problem = problem_of_validation([*at("body", "a")] * 150)
+    assert len(rendered(problem)["errors"]) == 100
+
+
+@pytest.mark.parametrize("path", ["/\ud800", "/é", "/\x00", '/"\\', "/" + "a" * 10_000])
+def test_any_path_can_be_the_instance(path: str) -> None:
+    assert rendered(NotFound("Nothing."), path)["instance"] == path
+
+
+def test_a_problem_is_rendered_as_rfc_9457_has_it() -> None:
+    token = request_id_of_context.set("id-1")
+    try:
+        body = rendered(DatabaseUnavailable("Gone."))
+    finally:
+        request_id_of_context.reset(token)
+    assert body == {
+        "type": "urn:iris-api:problem:database-unavailable",
+        "title": "The database is not available",
+        "status": 503,
+        "detail": "Gone.",
+        "instance": "/predict",
+        "request_id": "id-1",
+    }
+
+
+def test_a_problems_headers_and_extensions_are_rendered() -> None:
+    problem = NotReady("No model.", {"model": {"status": "failed"}})
+    response = problem_response(problem, {"type": "http", "path": "/readyz"})
+    assert response.headers["Retry-After"] == "1"
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert rendered(problem)["checks"] == {"model": {"status": "failed"}}
+
+
+def test_an_unexpected_failure_tells_nothing_of_itself() -> None:
+    response = failure_response({"type": "http", "path": "/predict"})
+    assert response.status_code == 500
+    assert ProblemDetails.model_validate_json(bytes(response.body)).request_id is None
+
+
+def test_the_openapi_document_shows_an_example_of_each_problem() -> None:
+    responses = problem_responses(ModelUnavailable, NotFound, DatabaseUnavailable)
+    assert list(responses) == [404, 503]
+    assert "headers" not in responses[404]
+    assert "Retry-After" in responses[503]["headers"]
+    examples = responses[503]["content"]["application/problem+json"]["examples"]
+    assert set(examples) == {"model-unavailable", "database-unavailable"}
+    for example in examples.values():
+        assert ProblemDetails.model_validate(example["value"]).status == 503

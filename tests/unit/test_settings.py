@@ -1,0 +1,96 @@
+import traceback
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from iris_api.errors import ConfigurationError
+from iris_api.settings import Settings, load_settings
+
+WRONG = {
+    "IRIS_MAX_BATCH": "-70007",
+    "IRIS_MAX_WAITING": "n0t-this",
+    "IRIS_DATABASE_GROUPS_IN_FLIGHT": "-70007",
+    "IRIS_PORT": "70007",
+    "IRIS_WORKERS": "n0t-this",
+    "IRIS_LOG_LEVEL": "n0t-this",
+    "IRIS_LOG_FORMAT": "n0t-this",
+    "IRIS_MODEL_SHA256": "n0t-this",
+    "IRIS_INFERENCE_THREADS": "-70007",
+    "IRIS_MAX_BODY_BYTES": "77",
+    "IRIS_DATABASE_POOL_SIZE": "70007",
+    "IRIS_DATABASE_CONNECT_TIMEOUT": "-70007",
+    "IRIS_DATABASE_POOL_TIMEOUT": "nan",
+    "IRIS_DATABASE_COMMAND_TIMEOUT": "inf",
+    "IRIS_DATABASE_LOCK_TIMEOUT": "n0t-this",
+    "IRIS_MIGRATION_TIMEOUT": "-70007",
+    "IRIS_KEEP_ALIVE_TIMEOUT": "7.7",
+    "IRIS_SHUTDOWN_TIMEOUT": "n0t-this",
+}
+
+
+def refusal(error: ConfigurationError) -> str:
+    """All that a log would show of the error."""
+    return "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG.items())
+def test_a_wrong_variable_is_named_and_its_value_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=f"{name}: ") as error:
+        load_settings()
+    assert not value or value not in refusal(error.value)
+
+
+def test_all_wrong_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in WRONG.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("IRIS_DATABASE_URL", "postgresql://iris:hunter2@db/iris")
+    with pytest.raises(ConfigurationError) as error:
+        load_settings()
+    assert all(name in str(error.value) for name in WRONG)
+    assert "hunter2" not in refusal(error.value)
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IRIS_PORT", "0")
+    monkeypatch.setenv("IRIS_DATA_DIR", "somewhere")
+    monkeypatch.setenv("IRIS_MODEL_SHA256", "a" * 64)
+    monkeypatch.setenv("IRIS_DATABASE_LOCK_TIMEOUT", "0.5")
+    monkeypatch.setenv("IRIS_DATABASE_URL", "postgresql://iris:hunter2@db/iris")
+    settings = load_settings()
+    assert settings.port == 0
+    assert settings.model_dir == Path("somewhere/model")
+    assert settings.model_sha256 == "a" * 64
+    assert settings.database_lock_timeout == 0.5
+    assert settings.database_url == SecretStr("postgresql://iris:hunter2@db/iris")
+
+
+def test_the_defaults_serve_on_this_machine_alone() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.workers) == ("127.0.0.1", 8000, 1)
+    assert (settings.data_dir, settings.log_level) == (Path(".iris"), "INFO")
+    assert settings.database_url is None
+    assert settings.model_sha256 is None
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1  # type: ignore[misc]  # mypy knows it too
+
+
+def test_a_setting_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValidationError, match="prot"):
+        Settings.model_validate({"prot": 8000})
+
+
+def test_settings_do_not_show_the_password() -> None:
+    settings = Settings(database_url=SecretStr("postgresql://iris:hunter2@db/iris"))
+    assert "hunter2" not in f"{settings} {settings!r} {settings.model_dump_json()}"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_each_setting_says_what_it_is(name: str) -> None:
+    assert Settings.model_fields[name].description
