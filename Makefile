@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run migrate train test check format load image clean
+.PHONY: help install run migrate train test check format load bench bench-peers bench-history image clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## make the virtual environment
 
@@ -46,6 +46,15 @@ load: $(INSTALLED) ## load a running server for LOAD_SECONDS (30) with LOAD_USER
 	@exec $(BIN)/locust --headless --locustfile tests/load/locustfile.py --only-summary \
 	  --host $${LOAD_HOST:-http://127.0.0.1:8000} \
 	  --users $${LOAD_USERS:-50} --spawn-rate $${LOAD_USERS:-50} --run-time $${LOAD_SECONDS:-30}s
+
+bench: $(INSTALLED) ## measure the service against an empty endpoint and the textbook's way
+	@exec $(BIN)/python -m benchmarks.bench
+
+bench-peers: $(INSTALLED) ## measure it against LitServe, BentoML, MLServer and MLflow
+	@exec $(BIN)/python -m benchmarks.bench_peers
+
+bench-history: $(INSTALLED) ## measure pages of a history of ten million rows
+	@exec $(BIN)/python -m benchmarks.history
 
 image: ## build the container image iris-api
 	docker build --tag iris-api .
