@@ -44,7 +44,9 @@ async def run_online(settings: Settings) -> None:
 
 
 def _migrate(connection: Connection, settings: Settings) -> None:
-    context.configure(connection=connection, target_metadata=Base.metadata)
+    context.configure(
+        connection=connection, target_metadata=Base.metadata, compare_server_default=True
+    )
     with context.begin_transaction():
         # The lock ends with the transaction, and therefore also if this process is killed.
         milliseconds = round(settings.migration_timeout * 1000)

@@ -1,38 +1,35 @@
 """README.md shows what happens: its commands are run, and their answers compared."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.e2e.conftest import Start
+from tests.e2e.service import Service, poll_until
 
 from iris_api.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-CONSOLE = re.findall(r"```console\n\$ (.+)\n(.+)\n```", README)
-VARIES = {"id", "created_at", "next_cursor"}
+CONSOLE: list[tuple[str, str]] = re.findall(r"```console\n\$ (.+)\n(.+)\n```", README)
+[OWN_MODEL] = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+VARIES = {"id", "created_at", "next_cursor", "model_version"}
 
 
 def settings_table() -> str:
     rows = ["| variable | default | |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
-        default = (
-            "unset"
-            if field.default is None
-            else f"`{field.default}`"
-            if field.default != ""
-            else "empty"
-        )
+        default = {None: "unset", "": "empty"}.get(field.default, f"`{field.default}`")
         rows.append(f"| `IRIS_{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows)
 
 
-def test_the_settings_table_is_the_settings() -> None:
-    [table] = re.findall(r"<!-- settings: .+ -->\n(.*)\n<!-- /settings -->", README, re.DOTALL)
-    assert table.strip() == settings_table()
-
-
-def without_what_varies(value: object) -> object:
+def without_what_varies(value: object) -> Any:
     if isinstance(value, dict):
         return {key: without_what_varies(item) for key, item in value.items() if key not in VARIES}
     if isinstance(value, list):
@@ -40,5 +37,65 @@ def without_what_varies(value: object) -> object:
     return pytest.approx(value) if isinstance(value, float) else value
 
 
+def test_the_settings_table_is_the_settings() -> None:
+    [table] = re.findall(r"<!-- settings: .+ -->\n(.*)\n<!-- /settings -->", README, re.DOTALL)
+    assert table.strip() == settings_table()
+
+
 def test_there_are_commands_to_run() -> None:
     assert len(CONSOLE) == 3
+
+
+@pytest.fixture(scope="module")
+def asked(service: Service) -> Service:
+    """A service that has been asked README's first question."""
+    run_console(CONSOLE[0][0], service)
+    return service
+
+
+def run_console(command: str, service: Service) -> str:
+    command = command.replace("http://127.0.0.1:8000", service.url)
+    return subprocess.run(
+        ["bash", "-c", command], check=True, capture_output=True, text=True
+    ).stdout
+
+
+@pytest.mark.parametrize(("command", "shown"), CONSOLE)
+def test_a_command_answers_as_shown(asked: Service, command: str, shown: str) -> None:
+    answered = json.loads(run_console(command, asked))
+    expected = json.loads(shown)
+    assert without_what_varies(answered) == without_what_varies(expected)
+    assert list(answered) == list(expected)
+
+
+def test_make_run_serves(tmp_path: Path) -> None:
+    """README's first command, with this environment in the place of .venv."""
+    Path(sys.prefix, ".installed").touch()
+    output = tmp_path / "output"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            ["make", "run", f"VENV={sys.prefix}"],
+            cwd=ROOT,
+            env=os.environ | {"IRIS_DATA_DIR": str(tmp_path / "data"), "IRIS_PORT": "0"},
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        poll_until(lambda: "Ready on" in output.read_text(), "make run said that it is ready")
+        [curl] = re.findall(r"^ +(curl .+/predict .+)$", output.read_text(), re.MULTILINE)
+        answer = subprocess.run(["bash", "-c", curl], check=True, capture_output=True, text=True)
+        assert json.loads(answer.stdout)["prediction_label"] == "setosa"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def test_a_model_of_ones_own_takes_the_place(start: Start, tmp_path: Path) -> None:
+    script = OWN_MODEL.replace(".iris/model", str(tmp_path / "data" / "model"))
+    printed = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    assert printed.startswith("naive-bayes-")
+    service = start(data_dir=tmp_path / "data").until_ready()
+    answer = json.loads(run_console(CONSOLE[0][0], service))
+    assert answer["model_version"] == printed

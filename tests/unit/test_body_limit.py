@@ -30,7 +30,12 @@ async def exchange(*chunks: bytes, announced: bytes | None = None) -> list[Messa
         sent.append(message)
 
     headers = [] if announced is None else [(b"content-length", announced)]
-    scope = {"type": "http", "path": "/predict", "headers": [(b"host", b"iris"), *headers]}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/predict",
+        "headers": [(b"host", b"iris"), *headers],
+    }
     await BodyLimitMiddleware(echo, max_bytes=LIMIT)(scope, receive, send)
     return sent
 

@@ -118,7 +118,8 @@ def test_a_harmful_name_is_cut_and_made_printable(name: str, field: str) -> None
 
 
 def test_a_body_that_is_no_json_is_malformed() -> None:
-    errors = [{"type": "json_invalid", "loc": ("body", 17), "msg": SECRET, "input": SECRET}]
+    message = "Invalid JSON: EOF while parsing an object at line 1 column 1"
+    errors = [{"type": "json_invalid", "loc": ("body", 17), "msg": message, "input": SECRET}]
     problem = problem_of_validation(errors)
     assert isinstance(problem, MalformedBody)
     assert SECRET not in problem.detail

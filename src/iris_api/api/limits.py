@@ -6,6 +6,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from iris_api.api.problems import problem_response
 from iris_api.errors import BodyTooLarge
 
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods whose body, should there be one, nobody reads."""
+
 
 class BodyLimitMiddleware:
     """Refuses a body over ``max_bytes``: at its head where it is announced, else on the way.
@@ -19,7 +22,7 @@ class BodyLimitMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application with a bounded ``receive``."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["method"] in _WITHOUT_BODY:
             await self.app(scope, receive, send)
             return
         detail = f"The body is over {self.max_bytes} bytes. Send less at a time."

@@ -101,8 +101,9 @@ def install_problem_handlers(app: FastAPI) -> None:
 
 def problem_of_validation(errors: Sequence[Mapping[str, Any]]) -> Problem:
     """The problem for pydantic's errors. ``input`` and ``ctx`` stay out of it: they echo."""
-    if any(error["type"] == "json_invalid" for error in errors):
-        return MalformedBody("The body is not JSON. Send one JSON value, in UTF-8.")
+    for error in errors:
+        if error["type"] == "json_invalid":
+            return MalformedBody(f"{error['msg']}. Send one JSON value, in UTF-8.")
     return InvalidRequest([_field_error(error) for error in errors])
 
 

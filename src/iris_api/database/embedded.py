@@ -47,7 +47,12 @@ def database_of(
         yield settings
         return
     data_dir = settings.data_dir.resolve()
-    data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{data_dir} cannot be made: {error.strerror}. Set IRIS_DATA_DIR to another folder."
+        ) from None
     server = EmbeddedPostgres(data_dir / "postgres")
     url = SecretStr(server.url.render_as_string(hide_password=False))
     embedded = settings.model_copy(update={"database_url": url})

@@ -18,7 +18,11 @@ _RETRY_HINT = "Try again soon."
 _ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError)
 # Classes and codes of https://www.postgresql.org/docs/18/errcodes-appendix.html
 _UNAVAILABLE_CLASSES = ("08", "28", "3D", "53", "57", "58")
-_UNAVAILABLE_CODES = ("25006", "55P03")  # read_only_sql_transaction (a standby), lock_not_available
+_UNAVAILABLE_CODES = (
+    "25006",  # read_only_sql_transaction: a standby
+    "55000",  # object_not_in_prerequisite_state: a database that takes no connections
+    "55P03",  # lock_not_available
+)
 _OUTDATED_CODES = ("42P01", "42703")  # undefined_table, undefined_column
 
 

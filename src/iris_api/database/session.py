@@ -18,6 +18,7 @@ from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
 
 _URL_PARAMETERS = frozenset({"host", "port", "ssl", "prepared_statement_cache_size"})
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 SessionFactory = async_sessionmaker[AsyncSession]
 
 
@@ -58,13 +59,23 @@ def database_url(settings: Settings) -> URL:
     if "sslmode" in url.query:
         url = url.update_query_dict({"ssl": url.query["sslmode"]})
         url = url.difference_update_query(["sslmode"])
-    unknown = sorted(set(url.query) - _URL_PARAMETERS)
-    if unknown:
+    _check_parameters(url)
+    return url.set(drivername="postgresql+asyncpg")
+
+
+def _check_parameters(url: URL) -> None:
+    """Find out here what asyncpg would find out at the first connection, in worse words."""
+    if url.port is not None and not 0 < url.port < 2**16:
+        raise ConfigurationError("IRIS_DATABASE_URL has a port that is not from 1 to 65535.")
+    if unknown := sorted(set(url.query) - _URL_PARAMETERS):
         raise ConfigurationError(
             f"IRIS_DATABASE_URL has parameters that asyncpg does not take: {', '.join(unknown)}. "
             f"Remove them; it takes {', '.join(sorted(_URL_PARAMETERS))} and sslmode."
         )
-    return url.set(drivername="postgresql+asyncpg")
+    if url.query.get("ssl", "prefer") not in _SSL_MODES:
+        raise ConfigurationError(
+            f"IRIS_DATABASE_URL has an sslmode that is none of {', '.join(_SSL_MODES)}."
+        )
 
 
 def create_engine(settings: Settings) -> AsyncEngine:

@@ -44,14 +44,14 @@ class AccessLog:
                 "request",
                 method=method,
                 path=path,
-                status=status,
+                status=int(status),
                 duration_ms=round(seconds * 1000, 3),
             )
             return
         now = datetime.now(UTC).isoformat(timespec="microseconds")[:-6]
         sys.stderr.write(
             f'{{"event": "request", "method": {_quoted(method)}, "path": {_quoted(path)}, '
-            f'"status": {status}, "duration_ms": {seconds * 1000:.3f}, '
+            f'"status": {int(status)}, "duration_ms": {seconds * 1000:.3f}, '
             f'"request_id": "{request_id}", "level": "info", "timestamp": "{now}Z"}}\n'
         )
 

@@ -1,0 +1,54 @@
+"""Servers for the end-to-end tests, each ended with its test."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from sqlalchemy import URL
+from tests.conftest import _database
+from tests.e2e.service import Service
+
+
+class Start(Protocol):
+    """Starts a service in the test's own folder; `Service.start` says how."""
+
+    def __call__(self, *arguments: str, **settings: object) -> Service: ...
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The current folder of the processes: nothing of a checkout is in it."""
+    (tmp_path / "cwd").mkdir()
+    return tmp_path / "cwd"
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Start]:
+    started: list[Service] = []
+
+    def start(*arguments: str, **settings: object) -> Service:
+        service = Service.start(folder, *arguments, **settings)
+        started.append(service)
+        return service
+
+    yield start
+    for service in started:
+        service.clean_up()
+
+
+@pytest.fixture(scope="module")
+def service_database(server_url: URL, template: str) -> Iterator[URL]:
+    yield from _database(server_url, template)
+
+
+@pytest.fixture(scope="module")
+def service(
+    service_database: URL, trained_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A service with all its parts, for all tests of a module."""
+    url = service_database.render_as_string(hide_password=False)
+    folder = tmp_path_factory.mktemp("service")
+    service = Service.start(folder, database_url=url, data_dir=trained_model, max_body_bytes=4096)
+    yield service.until_ready()
+    service.clean_up()

@@ -1,0 +1,181 @@
+"""A real server process: how a test starts it, speaks to it, and is sure that it is gone."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from httpx2 import AsyncClient
+
+SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
+_PATIENCE = 90  # seconds; nothing here takes a tenth of it on an idle machine
+
+
+def poll_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {_PATIENCE} s until {what}"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:  # no such folder on this system, or ended just now
+        return Path("/proc/self").exists() is False
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """This process's environment with these settings: ``data_dir=...`` is IRIS_DATA_DIR."""
+    return os.environ | {f"IRIS_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def postmaster_of(data_dir: Path) -> int:
+    """The process of the embedded PostgreSQL that runs on this data directory."""
+    return int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
+
+
+@dataclass
+class Service:
+    """``iris-api serve`` as a process group of its own, its output in two files."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    output_file: Path
+    errors_file: Path
+
+    @classmethod
+    def start(cls, folder: Path, *arguments: str, **settings: object) -> "Service":
+        """Start it, with ``folder`` as the current one. Does not wait."""
+        port = int(str(settings.setdefault("port", free_port())))
+        number = len(list(folder.glob("serve-*.out")))
+        output_file, errors_file = folder / f"serve-{number}.out", folder / f"serve-{number}.err"
+        with output_file.open("wb") as output, errors_file.open("wb") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "iris_api", "serve", *arguments],
+                env=environment(**settings),
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                start_new_session=True,
+            )
+        return cls(process, port, output_file, errors_file)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def output(self) -> str:
+        return self.output_file.read_text()
+
+    @property
+    def errors(self) -> str:
+        return self.errors_file.read_text()
+
+    def client(self) -> AsyncClient:
+        return AsyncClient(base_url=self.url, timeout=60)
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """The status and the JSON of an answer, over a connection of its own."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, json.load(response)
+        finally:
+            connection.close()
+
+    def answers(self, path: str = "/readyz") -> bool:
+        """Whether the path is answered with 200; fails where the process has ended."""
+        assert self.process.poll() is None, f"it ended:\n{self.output}\n{self.errors}"
+        try:
+            return self.get(path)[0] == 200
+        except OSError:
+            return False
+
+    def until_ready(self) -> "Service":
+        poll_until(self.answers, "the service is ready")
+        return self
+
+    def until_printed(self, pattern: str) -> "re.Match[str]":
+        poll_until(lambda: re.search(pattern, self.output) is not None, f"{pattern} is printed")
+        match = re.search(pattern, self.output)
+        assert match is not None
+        return match
+
+    def wait(self) -> int:
+        return self.process.wait(_PATIENCE)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send the signal to the one process, and return its exit code."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def leaves_nothing(self) -> None:
+        """Fail where somebody is left of its process group, to which its workers belong."""
+        poll_until(self._is_gone, "all of the service's processes have ended")
+
+    def _is_gone(self) -> bool:
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    def clean_up(self) -> None:
+        """End what a test has left."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if not self._is_gone():
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def run(folder: Path, *arguments: str, **settings: object) -> "subprocess.CompletedProcess[str]":
+    """Run ``iris-api`` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "iris_api", *arguments],
+        env=environment(**settings),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_PATIENCE,
+        check=False,
+    )
+
+
+def assert_one_clear_sentence(errors: str, *words: str) -> None:
+    """What a failure that the user can mend says: a line that names what to do, and no trace."""
+    lines = errors.strip().splitlines()
+    assert len(lines) == 1, errors
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]

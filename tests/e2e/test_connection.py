@@ -1,0 +1,99 @@
+"""One connection, kept alive over answers of every kind."""
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from typing import Any
+
+import pytest
+from sqlalchemy import URL
+from tests.conftest import execute
+from tests.e2e.service import SETOSA, Service
+
+JSON = {"Content-Type": "application/json"}
+
+
+class OneConnection:
+    """HTTP over one socket; a request fails where the server has closed it."""
+
+    def __init__(self, port: int) -> None:
+        self.connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        self.connection.connect()
+        self.connection.auto_open = False
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
+        self.connection.request(method, path, body, JSON)
+        response = self.connection.getresponse()
+        content = response.read()
+        assert response.headers.get("Connection") != "close"
+        if response.status >= 400:
+            assert response.headers["Content-Type"] == "application/problem+json"
+        answer: dict[str, Any] = json.loads(content)
+        return response.status, answer
+
+
+@pytest.fixture
+def one(service: Service) -> Iterator[OneConnection]:
+    connection = OneConnection(service.port)
+    yield connection
+    connection.connection.close()
+
+
+def test_a_connection_survives_every_error(
+    one: OneConnection, service: Service, service_database: URL
+) -> None:
+    flower = json.dumps(SETOSA)
+    chunk = b" " * 3000
+    execute(service_database, "ALTER TABLE iris_predictions ADD CHECK (sepal_length <> 9)")
+    asked = [
+        (200, "POST", "/predict", flower),
+        (404, "GET", "/nowhere", None),
+        (405, "GET", "/predict", None),
+        (422, "POST", "/predict", "{}"),
+        (400, "POST", "/predict", "{"),
+        (400, "POST", "/predict", "[" * 4000),
+        (413, "POST", "/predict", b" " * 100_000),
+        (413, "POST", "/predict", iter([chunk] * 30)),
+        (404, "GET", "/predictions/999999", None),
+        (422, "GET", "/predictions?limit=0", None),
+        (500, "POST", "/predict", json.dumps({**SETOSA, "sepal_length": 9})),
+    ]
+    socket_at_first = one.connection.sock
+    for status, method, path, body in asked:
+        assert one.ask(method, path, body)[0] == status
+        assert one.ask("GET", "/livez")[0] == 200
+    execute(service_database, "ALTER TABLE iris_predictions RENAME TO elsewhere")
+    assert one.ask("POST", "/predict", flower)[0] == 503
+    execute(service_database, "ALTER TABLE elsewhere RENAME TO iris_predictions")
+    status, answer = one.ask("POST", "/predict", flower)
+    assert (status, answer["prediction_label"]) == (200, "setosa")
+    assert one.connection.sock is socket_at_first
+    assert "Traceback" not in service.output
+
+
+def test_a_client_that_leaves_in_the_middle_disturbs_nobody(
+    one: OneConnection, service: Service
+) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: iris\r\nContent-Type: application/json\r\n"
+    for content in (b"Content-Length: 1000\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n5\r\n{"):
+        with socket.create_connection(("127.0.0.1", service.port)) as leaving:
+            leaving.sendall(head + content)
+    with socket.create_connection(("127.0.0.1", service.port)) as leaving:
+        leaving.sendall(b"\x00\xff\r\n\r\n")
+        assert leaving.recv(4096).startswith(b"HTTP/1.1 400")
+    assert one.ask("POST", "/predict", json.dumps(SETOSA))[0] == 200
+
+
+async def test_clients_at_the_same_time_get_their_own_answers(service: Service) -> None:
+    flowers = [{**SETOSA, "sepal_length": 5 + number / 1000} for number in range(200)]
+    async with service.client() as client:
+        responses = await asyncio.gather(
+            *(client.post("/predict", json=flower) for flower in flowers)
+        )
+        page = (await client.get("/predictions", params={"limit": 1000})).json()
+    stored = {row["id"]: row for row in page["items"]}
+    assert len({response.json()["id"] for response in responses}) == len(flowers)
+    for flower, response in zip(flowers, responses, strict=True):
+        assert stored[response.json()["id"]] == {**response.json(), **flower}

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+from sqlalchemy import URL
+from tests.e2e.conftest import Start
+from tests.e2e.service import SETOSA, poll_until, run
+
+
+async def test_a_database_of_ones_own_is_used_as_it_is(
+    start: Start, folder: Path, data_dir: Path, empty_database: URL
+) -> None:
+    url = empty_database.render_as_string(hide_password=False)
+    service = start(database_url=url, data_dir=data_dir)
+    poll_until(lambda: service.answers("/livez"), "the service is alive")
+    assert "`iris-api migrate`" in service.until_printed("is alive, but not ready: (.+)")[1]
+    async with service.client() as client:
+        response = await client.get("/readyz")
+        assert response.status_code == 503
+        assert response.json()["checks"]["schema"]["status"] == "failed"
+        assert (await client.post("/predict", json=SETOSA)).status_code == 503
+
+        migrated = run(folder, "migrate", database_url=url, data_dir=data_dir)
+        assert migrated.returncode == 0, migrated.stderr
+        assert (await client.get("/readyz")).status_code == 200
+        assert (await client.post("/predict", json=SETOSA)).status_code == 200
+    assert not (data_dir / "postgres").exists()
+    assert service.stop() == 0
+    service.leaves_nothing()
+
+
+async def test_prepare_migrates_and_trains_where_it_is_asked_to(
+    start: Start, data_dir: Path, empty_database: URL
+) -> None:
+    url = empty_database.render_as_string(hide_password=False)
+    service = start("--prepare", database_url=url, data_dir=data_dir).until_ready()
+    service.until_printed("Ready on")
+    assert "Training" not in service.output, "there is a model"
+    async with service.client() as client:
+        answer = (await client.post("/predict", json=SETOSA)).json()
+        assert answer["prediction_label"] == "setosa"
+    assert not (data_dir / "postgres").exists()
+    password = empty_database.password
+    assert not password or f":{password}@" not in service.output + service.errors

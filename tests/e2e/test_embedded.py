@@ -1,0 +1,89 @@
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.e2e.conftest import Start
+from tests.e2e.service import (
+    SETOSA,
+    assert_one_clear_sentence,
+    is_alive,
+    poll_until,
+    postmaster_of,
+    run,
+)
+
+
+async def test_the_first_start_prepares_everything_and_the_second_finds_it(
+    start: Start, folder: Path
+) -> None:
+    data_dir = folder / ".iris"
+    service = start().until_ready()
+    curl = service.until_printed(r"  (curl \S+/predict .+)\n")[1]
+    assert service.until_printed(r"Ready on (\S+)")[1] == service.url
+    assert ".iris/postgres" in service.output
+    assert "Training" in service.output
+    first_postmaster = postmaster_of(data_dir)
+
+    answer = subprocess.run(  # noqa: ASYNC221, nothing else runs on this loop
+        ["bash", "-c", f"{curl} --silent --show-error --fail"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    prediction = json.loads(answer.stdout)
+    assert prediction["prediction_label"] == "setosa"
+
+    assert service.stop(signal.SIGKILL) == -signal.SIGKILL
+    service = start().until_ready()
+    assert "Training" not in service.output
+    assert not is_alive(first_postmaster)
+    async with service.client() as client:
+        assert (await client.get("/predictions")).json()["items"] == [{**prediction, **SETOSA}]
+        assert (await client.post("/predict", json=SETOSA)).status_code == 200
+
+    second_postmaster = postmaster_of(data_dir)
+    assert is_alive(second_postmaster)
+    assert service.stop(signal.SIGTERM) == 0
+    assert not is_alive(second_postmaster)
+    service.leaves_nothing()
+    assert "Traceback" not in service.errors
+
+
+async def test_a_second_service_is_refused_and_the_other_commands_go_along(
+    start: Start, folder: Path, data_dir: Path
+) -> None:
+    first = start(data_dir=data_dir).until_ready()
+    async with first.client() as client:
+        version = (await client.get("/model")).json()["version"]
+
+    second = start(data_dir=data_dir)
+    assert second.wait() == 1
+    assert_one_clear_sentence(second.errors, str(data_dir), "IRIS_DATA_DIR")
+    assert second.output == ""
+
+    migrated = run(folder, "migrate", data_dir=data_dir)
+    assert migrated.returncode == 0, migrated.stderr
+    assert "revision" in migrated.stdout
+    trained = run(folder, "train", "--candidate", "linear-discriminant", data_dir=data_dir)
+    assert trained.returncode == 0, trained.stderr
+
+    async with first.client() as client:
+        assert (await client.post("/predict", json=SETOSA)).json()["model_version"] == version
+    postmaster = postmaster_of(data_dir)
+    assert first.stop(signal.SIGINT) == 0
+    assert not is_alive(postmaster)
+    first.leaves_nothing()
+    assert not (data_dir / "postgres" / "postmaster.pid").exists()
+
+
+def test_signals_that_come_while_the_database_starts_leave_nothing_behind(
+    start: Start, data_dir: Path
+) -> None:
+    pid_file = data_dir / "postgres" / "postmaster.pid"
+    service = start(data_dir=data_dir)
+    poll_until(lambda: pid_file.exists() and pid_file.read_text() != "", "PostgreSQL starts")
+    postmaster = postmaster_of(data_dir)
+    assert service.stop(signal.SIGTERM) == 0
+    assert not is_alive(postmaster)
+    service.leaves_nothing()

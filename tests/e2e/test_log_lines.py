@@ -1,0 +1,68 @@
+import asyncio
+import json
+from typing import Any
+
+from sqlalchemy import URL
+from tests.conftest import execute
+from tests.e2e.service import SETOSA, Service, poll_until
+
+FLOWER = {**SETOSA, "sepal_length": 5.0625}
+
+
+def lines_of(service: Service) -> list[dict[str, Any]]:
+    """The log: a line of JSON for each event."""
+    return [json.loads(line) for line in service.errors.splitlines()]
+
+
+def line_of(service: Service, request_id: str) -> dict[str, Any]:
+    """The one line of a request."""
+    poll_until(lambda: request_id in service.errors, "the request is logged")
+    [line] = [
+        line
+        for line in lines_of(service)
+        if line.get("request_id") == request_id and line["event"] == "request"
+    ]
+    return line
+
+
+async def test_each_request_is_a_line_of_json_with_its_id(service: Service) -> None:
+    async with service.client() as client:
+        for path, status, body in [
+            ("/predict", 200, FLOWER),
+            ("/predict", 422, {}),
+            ("/nowhere", 404, {}),
+        ]:
+            response = await client.post(path, json=body)
+            assert response.status_code == status
+            line = line_of(service, response.headers["X-Request-ID"])
+            assert (line["method"], line["path"], line["status"]) == ("POST", path, status)
+            assert line["duration_ms"] > 0
+            assert line["level"] == "info"
+            assert line["timestamp"].endswith("Z")
+        taken = {"X-Request-ID": "mine-1"}
+        await client.get("/predictions?label=secret-label", headers=taken)
+    assert line_of(service, "mine-1")["path"] == "/predictions"
+    assert "5.0625" not in service.errors
+    assert "secret-label" not in service.errors
+
+
+async def test_an_unexpected_failure_is_logged_whole_but_without_the_input(
+    service: Service, service_database: URL
+) -> None:
+    """The trace is there for the operators; what the client sent and the settings are not."""
+    broken = "ADD CONSTRAINT broken CHECK (1 / (prediction - prediction) = 1) NOT VALID"
+    await asyncio.to_thread(execute, service_database, f"ALTER TABLE iris_predictions {broken}")
+    async with service.client() as client:
+        response = await client.post("/predict", json=FLOWER)
+    mended = "DROP CONSTRAINT broken"
+    await asyncio.to_thread(execute, service_database, f"ALTER TABLE iris_predictions {mended}")
+    assert response.status_code == 500
+    request_id = response.json()["request_id"]
+    assert line_of(service, request_id)["status"] == 500
+    [failure] = [line for line in lines_of(service) if line["event"] == "unhandled error"]
+    assert failure["request_id"] == request_id
+    assert failure["level"] == "error"
+    assert failure["exception"]
+    assert "5.0625" not in service.errors
+    assert '"locals"' not in service.errors, "they hold the input, and the database's password"
+    assert len(service.errors) < 100_000

@@ -1,0 +1,38 @@
+"""What a user can mend ends in one clear sentence: exit code 1, and no trace."""
+
+import socket
+from pathlib import Path
+
+from sqlalchemy import URL
+from tests.e2e.conftest import Start
+from tests.e2e.service import assert_one_clear_sentence, run
+
+
+def test_a_taken_port_is_named(start: Start, server_url: URL) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        url = server_url.render_as_string(hide_password=False)
+        service = start(port=port, database_url=url)
+        assert service.wait() == 1
+    assert_one_clear_sentence(service.errors, str(port), "IRIS_PORT")
+    assert service.output == ""
+
+
+def test_each_malformed_setting_is_named_and_none_is_shown(folder: Path) -> None:
+    result = run(
+        folder, "serve", port="zebra", workers=0, log_level="LOUD", keep_alive_timeout="1.5"
+    )
+    assert result.returncode == 1
+    assert_one_clear_sentence(
+        result.stderr, "IRIS_PORT", "IRIS_WORKERS", "IRIS_LOG_LEVEL", "IRIS_KEEP_ALIVE_TIMEOUT"
+    )
+    assert "zebra" not in result.stderr
+    assert "LOUD" not in result.stderr
+
+
+def test_a_database_url_that_leads_nowhere_is_named(folder: Path) -> None:
+    url = "postgresql://iris:secret-word@127.0.0.1:port/iris"
+    result = run(folder, "migrate", database_url=url)
+    assert result.returncode == 1
+    assert_one_clear_sentence(result.stderr, "IRIS_DATABASE_URL")
+    assert "secret-word" not in result.stderr

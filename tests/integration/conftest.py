@@ -1,0 +1,52 @@
+"""What the integration tests share, apart from the database."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+import pytest_asyncio
+import structlog
+from httpx2 import AsyncClient
+from sqlalchemy import URL
+from tests.conftest import _database, dsn_of, settings_for
+from tests.integration.support import running
+
+from iris_api.database.session import database_url
+from iris_api.settings import Settings
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plain_logs() -> Iterator[None]:
+    """Log in plain lines: structlog's own default draws each traceback for a terminal."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ]
+    )
+    yield
+    structlog.reset_defaults()
+
+
+# For the long tables of requests that leave no trace: one application for all rows of a table.
+
+
+@pytest.fixture(scope="module")
+def shared_settings(server_url: URL, template: str, trained_model: Path) -> Iterator[Settings]:
+    for url in _database(server_url, template):
+        yield settings_for(url, trained_model)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_client(shared_settings: Settings) -> AsyncIterator[AsyncClient]:
+    async with running(shared_settings) as client:
+        yield client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_connection(shared_settings: Settings) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(dsn_of(database_url(shared_settings)))
+    yield connection
+    await connection.close()

@@ -1,0 +1,54 @@
+"""Alembic's own commands, in a copy of the checkout so that no file is left behind."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+from tests.integration.commands import ROOT, environment, run
+from tests.integration.support import fetch
+
+from iris_api.database.migrations import head_revision
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "alembic.ini", tmp_path)
+    shutil.copytree(
+        ROOT / "migrations",
+        tmp_path / "migrations",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    return tmp_path
+
+
+def versions(checkout: Path) -> set[Path]:
+    return set((checkout / "migrations" / "versions").glob("*.py"))
+
+
+def test_alembics_own_commands_work_from_a_checkout(empty_database: URL, checkout: Path) -> None:
+    env = environment(empty_database)
+    released = versions(checkout)
+
+    run("alembic", "upgrade", "head", env=env, cwd=checkout)
+    assert fetch(empty_database, "SELECT version_num FROM alembic_version") == [(head_revision(),)]
+    run("alembic", "check", env=env, cwd=checkout)
+
+    run("alembic", "revision", "--autogenerate", "-m", "add a thing", env=env, cwd=checkout)
+    [revision] = versions(checkout) - released
+    assert revision.name.endswith("_add_a_thing.py")
+    source = revision.read_text()
+    assert f"down_revision: str | Sequence[str] | None = '{head_revision()}'" in source
+    assert source.count("    pass\n") == 2, "the models and the migrations agree"
+
+    run("alembic", "upgrade", "head", env=env, cwd=checkout)
+    run("alembic", "downgrade", "base", env=env, cwd=checkout)
+    assert fetch(empty_database, "SELECT version_num FROM alembic_version") == []
+
+
+def test_alembic_prints_the_sql_for_those_who_run_it_themselves(
+    empty_database: URL, checkout: Path
+) -> None:
+    sql = run("alembic", "upgrade", "head", "--sql", env=environment(empty_database), cwd=checkout)
+    assert "CREATE TABLE iris_predictions" in sql
+    assert fetch(empty_database, "SELECT to_regclass('alembic_version')::text") == [(None,)]

@@ -1,0 +1,228 @@
+import asyncio
+import pickle
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from httpx2 import AsyncClient
+from sqlalchemy import URL, make_url
+from tests.conftest import execute, settings_for
+from tests.integration.support import SETOSA, assert_problem, running
+
+from iris_api.database.migrations import head_revision, migrate
+from iris_api.inference.artifact import MANIFEST_NAME, Manifest
+from iris_api.settings import Settings
+
+PARTS = {"database", "schema", "model"}
+END_CONNECTIONS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'iris-api'"
+)
+
+
+async def checks(client: AsyncClient) -> dict[str, str]:
+    """The state of each part, whether all are there or not."""
+    response = await client.get("/readyz")
+    body: dict[str, Any] = response.json()
+    if response.status_code == 200:
+        assert body["status"] == "ready"
+    else:
+        assert_problem(response, 503, "not-ready")
+    assert set(body["checks"]) == PARTS
+    assert all(check["detail"] for check in body["checks"].values())
+    return {part: check["status"] for part, check in body["checks"].items()}
+
+
+async def assert_alive(client: AsyncClient) -> None:
+    response = await client.get("/livez")
+    assert response.status_code == 200
+    assert response.json() == {"status": "alive"}
+
+
+async def test_a_service_with_all_its_parts_is_ready(client: AsyncClient) -> None:
+    await assert_alive(client)
+    assert await checks(client) == dict.fromkeys(PARTS, "ok")
+    details = (await client.get("/readyz")).json()["checks"]
+    assert head_revision() in details["schema"]["detail"]
+    assert (await client.get("/model")).json()["version"] in details["model"]["detail"]
+
+
+async def test_an_empty_database_is_not_ready_until_it_is_migrated(
+    empty_database: URL, data_dir: Path
+) -> None:
+    settings = settings_for(empty_database, data_dir)
+    async with running(settings) as client:
+        await assert_alive(client)
+        assert await checks(client) == {"database": "ok", "schema": "failed", "model": "ok"}
+        assert "`iris-api migrate`" in (await client.get("/readyz")).json()["detail"]
+        requests = [
+            client.post("/predict", json=SETOSA),
+            client.post("/predict/batch", json={"items": [SETOSA]}),
+            client.get("/predictions"),
+            client.get("/predictions/1"),
+        ]
+        for request in requests:
+            body = assert_problem(await request, 503, "schema-outdated")
+            assert "`iris-api migrate`" in body["detail"]
+        await asyncio.to_thread(migrate, settings)
+        assert await checks(client) == dict.fromkeys(PARTS, "ok")
+        assert (await client.post("/predict", json=SETOSA)).status_code == 200
+
+
+async def test_a_schema_without_a_table_that_is_needed_is_outdated(
+    client: AsyncClient, database: URL
+) -> None:
+    await asyncio.to_thread(execute, database, "ALTER TABLE iris_predictions DROP model_version")
+    assert_problem(await client.post("/predict", json=SETOSA), 503, "schema-outdated")
+    assert_problem(await client.get("/predictions"), 503, "schema-outdated")
+
+
+async def test_a_newer_schema_is_ready(client: AsyncClient, database: URL) -> None:
+    """While replicas are updated one by one, the old ones meet it."""
+    change = "UPDATE alembic_version SET version_num = 'from-the-future'"
+    await asyncio.to_thread(execute, database, change)
+    assert await checks(client) == dict.fromkeys(PARTS, "ok")
+    assert (await client.post("/predict", json=SETOSA)).status_code == 200
+
+
+async def test_a_schema_that_is_older_than_all_is_not_ready(
+    client: AsyncClient, database: URL
+) -> None:
+    await asyncio.to_thread(execute, database, "DELETE FROM alembic_version")
+    assert (await checks(client))["schema"] == "failed"
+
+
+@pytest.fixture
+def nobodys_port() -> Iterator[int]:
+    """A port that is taken, but where nobody listens: connections are refused."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@pytest.fixture(params=["nobody listens", "no such database", "wrong password"])
+def unreachable(request: pytest.FixtureRequest, nobodys_port: int, server_url: URL) -> URL:
+    """A database that cannot be had, for one of several reasons."""
+    if request.param == "nobody listens":
+        return make_url(f"postgresql://iris:secret-word@127.0.0.1:{nobodys_port}/iris")
+    if request.param == "no such database":
+        return server_url.set(database="iris_nowhere")
+    return server_url.set(username="nobody_known", password="secret-word")  # noqa: S106, no secret
+
+
+async def test_without_its_database_the_service_is_alive_and_says_so(
+    unreachable: URL, data_dir: Path
+) -> None:
+    async with running(settings_for(unreachable, data_dir)) as client:
+        await assert_alive(client)
+        assert await checks(client) == {"database": "failed", "schema": "unknown", "model": "ok"}
+        for response in [
+            await client.post("/predict", json=SETOSA),
+            await client.post("/predict/batch", json={"items": [SETOSA]}),
+            await client.get("/predictions"),
+            await client.get("/predictions/1"),
+        ]:
+            assert_problem(response, 503, "database-unavailable")
+            assert "secret-word" not in response.text
+        assert (await client.get("/model")).status_code == 200
+        assert (await client.get("/metrics")).status_code == 200
+
+
+async def test_connections_that_break_are_replaced(client: AsyncClient, server_url: URL) -> None:
+    assert (await client.post("/predict", json=SETOSA)).status_code == 200
+    await asyncio.to_thread(execute, server_url, END_CONNECTIONS)
+    assert (await client.post("/predict", json=SETOSA)).status_code == 200
+    assert await checks(client) == dict.fromkeys(PARTS, "ok")
+
+
+async def test_a_database_that_is_gone_is_missed_and_its_return_noticed(
+    client: AsyncClient, server_url: URL, database: URL
+) -> None:
+    assert (await client.post("/predict", json=SETOSA)).status_code == 200
+    name = database.database
+    gone = f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false"
+    await asyncio.to_thread(execute, server_url, gone)
+    await asyncio.to_thread(execute, server_url, END_CONNECTIONS)
+    assert_problem(await client.post("/predict", json=SETOSA), 503, "database-unavailable")
+    assert (await checks(client))["database"] == "failed"
+    await assert_alive(client)
+    await asyncio.to_thread(
+        execute, server_url, f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true"
+    )
+    assert (await client.post("/predict", json=SETOSA)).status_code == 200
+    assert await checks(client) == dict.fromkeys(PARTS, "ok")
+
+
+async def assert_no_model(settings: Settings, words: str) -> None:
+    """The service without a model: it says why, and the history is still there."""
+    async with running(settings) as client:
+        await assert_alive(client)
+        assert await checks(client) == {"database": "ok", "schema": "ok", "model": "failed"}
+        for response in [
+            await client.post("/predict", json=SETOSA),
+            await client.post("/predict/batch", json={"items": [SETOSA]}),
+            await client.get("/model"),
+        ]:
+            assert words in assert_problem(response, 503, "model-unavailable")["detail"]
+        assert (await client.get("/predictions")).status_code == 200
+
+
+async def test_a_model_with_one_byte_changed_is_refused(settings: Settings) -> None:
+    [file] = settings.model_dir.glob("*.joblib")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    await assert_no_model(settings, "digest")
+
+
+class _Trap:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.trace,)
+
+
+async def test_a_model_that_was_replaced_is_never_unpickled(
+    settings: Settings, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    trap = pickle.dumps(_Trap(trace))
+    pickle.loads(trap)  # noqa: S301, to see that it works
+    trace.unlink()
+    [file] = settings.model_dir.glob("*.joblib")
+    file.write_bytes(trap)
+    await assert_no_model(settings, "digest")
+    assert not trace.exists()
+
+
+async def test_no_model_is_no_reason_not_to_start(database: URL, tmp_path: Path) -> None:
+    await assert_no_model(settings_for(database, tmp_path / "empty"), "`iris-api train`")
+
+
+async def test_a_model_of_other_libraries_is_refused(settings: Settings) -> None:
+    path = settings.model_dir / MANIFEST_NAME
+    manifest = Manifest.model_validate_json(path.read_bytes())
+    libraries = {**manifest.libraries, "scikit-learn": "0.1"}
+    path.write_text(manifest.model_copy(update={"libraries": libraries}).model_dump_json())
+    await assert_no_model(settings, "scikit-learn 0.1")
+
+
+async def test_a_pinned_model_is_the_only_one_that_is_loaded(settings: Settings) -> None:
+    manifest = Manifest.model_validate_json((settings.model_dir / MANIFEST_NAME).read_bytes())
+    async with running(settings.model_copy(update={"model_sha256": manifest.sha256})) as client:
+        assert (await checks(client))["model"] == "ok"
+    await assert_no_model(settings.model_copy(update={"model_sha256": "0" * 64}), "MODEL_SHA256")
+
+
+async def test_the_models_card_is_shown(client: AsyncClient, settings: Settings) -> None:
+    manifest = Manifest.model_validate_json((settings.model_dir / MANIFEST_NAME).read_bytes())
+    card = (await client.get("/model")).json()
+    assert Manifest.model_validate(card) == manifest
+    assert card["classes"] == ["setosa", "versicolor", "virginica"]
+    assert [feature["name"] for feature in card["features"]] == list(SETOSA)
+    assert all(feature["minimum"] < feature["maximum"] for feature in card["features"])
+    assert card["version"] == (await client.post("/predict", json=SETOSA)).json()["model_version"]

@@ -1,0 +1,39 @@
+"""What stands around the service and does not fit ends in a sentence that names the setting."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from iris_api.database.embedded import database_of
+from iris_api.database.migrations import migrate
+from iris_api.errors import ConfigurationError
+from iris_api.settings import Settings
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "zebra",
+        "",
+        "mysql://iris:secret-word@127.0.0.1/iris",
+        "postgresql://iris:secret-word@127.0.0.1:port/iris",
+        "postgresql://iris:secret-word@[::1/iris",
+        "postgresql://iris:secret-word@127.0.0.1:99999/iris",
+        "postgresql://iris:secret-word@127.0.0.1:1/iris?zebra=1",
+        "postgresql://iris:secret-word@127.0.0.1:1/iris?sslmode=zebra",
+        "postgresql://iris:secret-word@127.0.0.1:1/iris",
+    ],
+)
+def test_a_database_url_that_leads_nowhere_is_named(url: str) -> None:
+    settings = Settings(database_url=SecretStr(url), migration_timeout=0.2)
+    with pytest.raises(ConfigurationError, match="IRIS_DATABASE_URL") as raised:
+        migrate(settings)
+    assert "secret-word" not in str(raised.value)
+
+
+def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    settings = Settings(data_dir=tmp_path / "file")
+    with pytest.raises(ConfigurationError, match="IRIS_DATA_DIR"), database_of(settings):
+        pass
