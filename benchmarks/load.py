@@ -50,7 +50,7 @@ def put_load(url: str, body: str, *, connections: int, seconds: float) -> Sample
         output = on_load_core(
             [
                 "wrk", "--threads", "1", "--connections", str(connections),
-                "--duration", f"{seconds:g}s", "--script", script.name, url,
+                "--duration", f"{max(1, round(seconds))}s", "--script", script.name, url,
             ]
         ).decode()  # fmt: skip
     numbers = re.search(r"SAMPLE (\d+) (\d+) ([\d.]+) ([\d.]+) (\d+)", output)

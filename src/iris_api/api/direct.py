@@ -50,7 +50,8 @@ class DirectRoute(APIRoute):
         if self._response_name:
             arguments[self._response_name] = response
         response.body = to_json(await self.endpoint(**arguments))
-        response.headers["content-length"] = str(len(response.body))
+        # The first header is the length, so far that of an empty body.
+        response.raw_headers[0] = (b"content-length", b"%d" % len(response.body))
         await response(scope, receive, send)
 
     def _parse(self, body: bytes) -> Any:
