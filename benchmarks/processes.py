@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -86,8 +86,9 @@ def _running(
 def pin(pid: int, core: int) -> None:
     """Keep a process, its threads and those that it has started on one core."""
     for process in [pid, *_descendants(pid)]:
-        for thread in Path(f"/proc/{process}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), {core})
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            for thread in Path(f"/proc/{process}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), {core})
 
 
 def wait_until_answering(

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from iris_api.inference.forest import probabilities_of
+
 FEATURE_NAMES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 """The columns of a row, in order; each in centimetres."""
 
@@ -30,12 +32,13 @@ class Classifier:
 
     def __init__(self, estimator: Any, *, classes: Sequence[str], version: str) -> None:
         self.estimator = estimator
+        self._probabilities_of = probabilities_of(estimator)
         self.classes = tuple(classes)
         self.version = version
 
     def predict(self, rows: NDArray[np.float64]) -> list[ClassPrediction]:
         """Classify the rows, shape (n, 4), in centimetres, in the order of `FEATURE_NAMES`."""
-        probabilities = self.estimator.predict_proba(rows)
+        probabilities = self._probabilities_of(rows)
         winners = probabilities.argmax(axis=1).tolist()
         classes, version = self.classes, self.version
         return [
