@@ -10,13 +10,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-import numpy as np
 from fastapi import Depends, FastAPI, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
 from iris_api.api.resources import Resources
-from iris_api.app import create_app
 from iris_api.database import (
     IrisFeatures,
     IrisPrediction,
@@ -26,8 +24,8 @@ from iris_api.database import (
     get_db,
 )
 from iris_api.database.crud import NewPrediction
-from iris_api.inference import Classifier, load_artifact
-from iris_api.observability.logging import configure_logging
+from iris_api.inference import ClassPrediction, Model, load_artifact
+from iris_api.server import application
 from iris_api.settings import load_settings
 
 
@@ -50,7 +48,7 @@ def textbook() -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine = create_engine(settings)
         app.state.session_factory = create_session_factory(engine)
-        app.state.classifier = load_artifact(settings.model_dir).classifier
+        app.state.model = load_artifact(settings.model_dir)
         yield
         await engine.dispose()
 
@@ -60,9 +58,8 @@ def textbook() -> FastAPI:
     async def predict(
         features: IrisFeatures, request: Request, db: Annotated[AsyncSession, Depends(get_db)]
     ) -> PredictionResponse:
-        classifier: Classifier = request.app.state.classifier
-        rows = np.array([features.as_row()])
-        [answer] = await run_in_threadpool(classifier.predict, rows)
+        model: Model = request.app.state.model
+        answer = await run_in_threadpool(ask, model, features)
         row = IrisPrediction.from_request(features, answer)
         db.add(row)
         await db.commit()
@@ -96,10 +93,16 @@ def injected_session() -> FastAPI:
     return app
 
 
+def ask(model: Model, features: IrisFeatures) -> ClassPrediction:
+    """One call of scikit-learn's own ``predict_proba`` for one row."""
+    [row] = model.classifier.estimator.predict_proba([features.as_row()]).tolist()
+    winner = row.index(max(row))
+    classes, version = model.manifest.classes, model.manifest.version
+    return ClassPrediction(winner, classes[winner], dict(zip(classes, row, strict=True)), version)
+
+
 def _service_without_predict() -> tuple[FastAPI, Callable[[], Resources]]:
-    settings = load_settings()
-    configure_logging(settings)
-    app = create_app(settings)
+    app = application()
     routes = app.router.routes
     routes[:] = [route for route in routes if getattr(route, "path", "") != "/predict"]
     return app, lambda: app.state.resources

@@ -60,16 +60,19 @@ def create_app(settings: Settings) -> FastAPI:
             max_in_flight=settings.database_groups_in_flight,
             metrics=metrics,
         )
+        model = await _load_model(settings, metrics)
         app.state.resources = Resources(
             metrics=metrics,
             session_factory=app.state.session_factory,
             recorder=recorder,
             schema_check=SchemaCheck(),
-            model=await _load_model(settings, metrics),
+            model=model,
         )
         try:
             yield
         finally:
+            if isinstance(model, ServedModel):
+                await model.engine.aclose()
             await recorder.aclose()
             await engine.dispose()
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from iris_api.inference.forest import probabilities_of
+from iris_api.inference.shortcuts import probabilities_of
 
 FEATURE_NAMES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 """The columns of a row, in order; each in centimetres."""
