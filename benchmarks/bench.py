@@ -8,11 +8,13 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 from statistics import median
 
 import numpy as np
 
 from benchmarks.bulk import measure_bulk
+from benchmarks.latency import draw
 from benchmarks.load import BODY, ROW, Sample, put_load
 from benchmarks.processes import HOST, SERVER_CORE, Server, iris_server, uvicorn_server
 from benchmarks.tables import print_machine, print_table
@@ -38,6 +40,7 @@ def main() -> None:
         report_single(bench, measure(servers[:2], 1))
         report_memory(servers[1])
         asyncio.run(measure_bulk(bench, servers[1]))
+        draw(servers[:2], Path("docs/latency.svg"))
 
 
 def contenders(bench: Workbench) -> list[AbstractContextManager[Server]]:

@@ -56,6 +56,13 @@ class StoredAs(NamedTuple):
     created_at: datetime
 
 
+_INSERT_ONE = """
+    INSERT INTO iris_predictions (
+        sepal_length, sepal_width, petal_length, petal_width,
+        prediction, prediction_label, probabilities, model_version)
+    VALUES ($1, $2, $3, $4, $5, $6, $7::text::json, $8)
+    RETURNING id, created_at
+"""
 _INSERT_GROUP = """
     INSERT INTO iris_predictions (
         sepal_length, sepal_width, petal_length, petal_width,
@@ -73,7 +80,7 @@ _INSERT_GROUP = """
     RETURNING id, created_at
 """
 _DRAW_IDS = """
-    SELECT nextval(pg_get_serial_sequence('iris_predictions', 'id')), now()
+    SELECT array_agg(nextval(pg_get_serial_sequence('iris_predictions', 'id'))), now()
     FROM generate_series(1, $1)
 """
 
@@ -94,8 +101,11 @@ async def insert_group(
     The statement is the whole transaction, so it goes to asyncpg as it is: around it, SQLAlchemy
     would make two more round trips. Raises what asyncpg raises.
     """
-    columns = [list(column) for column in zip(*group, strict=True)]
-    rows = await (await _driver(connection)).fetch(_INSERT_GROUP, *columns)
+    driver = await _driver(connection)
+    if len(group) == 1:  # a lone row needs no arrays, which cost PostgreSQL and asyncpg 0.1 ms
+        rows = await driver.fetch(_INSERT_ONE, *group[0])
+    else:
+        rows = await driver.fetch(_INSERT_GROUP, *map(list, zip(*group, strict=True)))
     # RETURNING promises no order, but ids are drawn in the order of the rows.
     return sorted(StoredAs(*row) for row in rows)
 
@@ -106,8 +116,10 @@ async def copy_rows(connection: AsyncConnection, rows: Sequence[NewPrediction]) 
     COPY returns nothing, so the ids and the time are drawn before. Raises what asyncpg raises.
     """
     driver = await _driver(connection)
-    drawn = await driver.fetch(_DRAW_IDS, len(rows))
-    stored = sorted(StoredAs(*row) for row in drawn)
+    drawn = await driver.fetchrow(_DRAW_IDS, len(rows))
+    assert drawn is not None, "an aggregate is one row"  # noqa: S101
+    ids, now = drawn
+    stored = [StoredAs(number, now) for number in sorted(ids)]
     await driver.copy_records_to_table(
         IrisPrediction.__tablename__,
         records=[(*row, *added) for row, added in zip(rows, stored, strict=True)],
