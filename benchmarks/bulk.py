@@ -22,11 +22,15 @@ ROUNDS = 7
 async def measure_bulk(bench: Workbench, server: Server) -> None:
     """Print the table. COPY writes the very same rows into the same table, indexes and all."""
     rng = random.Random(0)
-    rows = [[round(rng.uniform(0.1, 8), 1) for _ in FEATURE_NAMES] for _ in range(MAX_BATCH_ITEMS)]
+
+    def measure() -> float:
+        return round(rng.uniform(0.1, 8), 1)
+
+    rows = [(measure(), measure(), measure(), measure()) for _ in range(MAX_BATCH_ITEMS)]
     body = json.dumps({"items": [dict(zip(FEATURE_NAMES, row, strict=True)) for row in rows]})
     classifier = load_artifact(bench.data_dir("linear") / "model").classifier
     records = [
-        NewPrediction.of(tuple(row), answer)
+        NewPrediction.of(row, answer)
         for row, answer in zip(rows, classifier.predict(np.array(rows)), strict=True)
     ]
     connection = await bench.connect()

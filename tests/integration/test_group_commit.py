@@ -7,15 +7,17 @@ from httpx2 import AsyncClient, Response
 
 SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 POISON = {**SETOSA, "sepal_length": 6.66}
+KILLER = {**SETOSA, "sepal_length": 7.77}
 
 
 @pytest.fixture
 async def poisoned(connection: asyncpg.Connection) -> None:
-    """Have PostgreSQL refuse the row of `POISON`, and take its time for every statement."""
+    """Have PostgreSQL refuse the row of `POISON`, and break off at the row of `KILLER`."""
     await connection.execute("""
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
             IF NEW.sepal_length = 6.66 THEN RAISE EXCEPTION 'poison'; END IF;
+            IF NEW.sepal_length = 7.77 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
             RETURN NEW;
         END $$;
         CREATE TRIGGER refuse BEFORE INSERT ON iris_predictions
@@ -64,6 +66,17 @@ async def test_a_row_that_postgresql_refuses_fails_alone(
     assert statuses == [500 if question is POISON else 200 for question in questions]
     answered = {response.json()["id"] for response in responses if response.status_code == 200}
     assert answered == await rows_in(connection)
+
+
+@pytest.mark.usefixtures("poisoned")
+async def test_a_half_that_fails_does_not_take_the_committed_one_with_it(
+    client: AsyncClient, connection: asyncpg.Connection
+) -> None:
+    questions = [POISON, SETOSA, KILLER, SETOSA]
+    responses = await asyncio.gather(*(ask(client, question) for question in questions))
+    assert [response.status_code for response in responses] == [500, 200, 503, 503]
+    assert {responses[1].json()["id"]} == await rows_in(connection)
+    assert (await ask(client, SETOSA)).status_code == 200
 
 
 @pytest.mark.usefixtures("poisoned")

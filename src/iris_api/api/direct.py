@@ -1,6 +1,7 @@
 """A route that costs little more than its endpoint."""
 
 from collections.abc import Callable, Iterable
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any
 
 from fastapi import Response
@@ -14,6 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from iris_api.api.problems import problem_of_validation
 from iris_api.errors import UnsupportedMediaType
+
+_SPECIAL = (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction)
 
 
 class DirectRoute(APIRoute):
@@ -84,10 +87,12 @@ def _only_body(dependant: Dependant) -> tuple[str, Any]:
 def _plain_dependencies(dependant: Dependant) -> list[tuple[str, Callable[[Request], Any]]]:
     plain = []
     for dependency in dependant.dependencies:
-        if dependency.dependencies or not dependency.request_param_name or not dependency.name:
-            raise TypeError(f"{dependency.call} is not a plain function of the request alone")
-        assert dependency.call is not None  # noqa: S101, for the type checker: a Depends() has one
-        plain.append((dependency.name, dependency.call))
+        call, name = dependency.call, dependency.name
+        is_special = any(check(call) for check in _SPECIAL)
+        if dependency.dependencies or not dependency.request_param_name or is_special:
+            raise TypeError(f"{call} is not a plain function of the request alone")
+        assert call is not None and name is not None  # noqa: PT018, S101, a Depends() has both
+        plain.append((name, call))
     return plain
 
 

@@ -21,6 +21,7 @@ from iris_api.errors import (
     InvalidRequest,
     MalformedBody,
     ModelUnavailable,
+    Overloaded,
     SchemaOutdated,
     UnsupportedMediaType,
 )
@@ -36,6 +37,7 @@ router = APIRouter(
         InvalidRequest,
         InternalError,
         ModelUnavailable,
+        Overloaded,
         DatabaseUnavailable,
         SchemaOutdated,
     ),

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from iris_api.batching import Batcher
 from iris_api.database.crud import NewPrediction, StoredAs, copy_rows, insert_group
-from iris_api.database.failures import is_refusal_of_a_row, translates_failures
+from iris_api.database.failures import is_refusal_of_a_row, problem_of, translates_failures
 from iris_api.observability.metrics import Metrics
 
 
@@ -72,12 +72,21 @@ class Recorder:
                 return [error]
             middle = len(group) // 2
             return [
-                *await self._insert(connection, group[:middle]),
-                *await self._insert(connection, group[middle:]),
+                *await self._insert_half(connection, group[:middle]),
+                *await self._insert_half(connection, group[middle:]),
             ]
         self._metrics.group_rows.observe(len(group))
         self._count(group)
         return [*stored]
+
+    async def _insert_half(
+        self, connection: AsyncConnection, half: Sequence[NewPrediction]
+    ) -> list[StoredAs | Exception]:
+        """Commit a half; its failure is its own, for the other half may have been committed."""
+        try:
+            return await self._insert(connection, half)
+        except Exception as error:  # noqa: BLE001, whatever it is, each of these callers gets it
+            return [problem_of(error) or error] * len(half)
 
     def _count(self, rows: Sequence[NewPrediction]) -> None:
         self._metrics.count_predictions((row.prediction_label, row.model_version) for row in rows)

@@ -1,0 +1,108 @@
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Depends, FastAPI, Request, Response
+from httpx2 import ASGITransport, AsyncClient
+from pydantic import BaseModel
+
+from iris_api.api.direct import DirectRoute
+from iris_api.api.problems import install_problem_handlers
+
+
+class Body(BaseModel):
+    number: int
+
+
+def path_of(request: Request) -> str:
+    return request.url.path
+
+
+def dependent(path: Annotated[str, Depends(path_of)]) -> str:
+    return path
+
+
+async def yielding(request: Request) -> AsyncIterator[str]:
+    yield request.url.path
+
+
+def app_with(endpoint: Any, path: str = "/double") -> FastAPI:
+    app = FastAPI()
+    install_problem_handlers(app)
+    app.router.routes.append(DirectRoute(path, endpoint, methods=["POST"]))
+    return app
+
+
+def client_of(app: FastAPI) -> AsyncClient:
+    return AsyncClient(transport=ASGITransport(app=app), base_url="http://iris")
+
+
+async def double(
+    body: Body, response: Response, path: Annotated[str, Depends(path_of)]
+) -> dict[str, Any]:
+    response.headers["X-Path"] = path
+    return {"number": 2 * body.number}
+
+
+async def test_an_endpoint_gets_its_body_its_dependencies_and_its_headers() -> None:
+    async with client_of(app_with(double)) as client:
+        response = await client.post("/double", json={"number": 21})
+    assert response.json() == {"number": 42}
+    assert response.headers["X-Path"] == "/double"
+    assert response.headers["Content-Type"] == "application/json"
+    assert int(response.headers["Content-Length"]) == len(response.content)
+
+
+async def test_a_model_is_rendered_as_well_as_plain_values() -> None:
+    async def echo(body: Body) -> Body:
+        return body
+
+    async with client_of(app_with(echo)) as client:
+        assert (await client.post("/double", json={"number": 7})).json() == {"number": 7}
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "application/a+json"])
+async def test_every_kind_of_json_is_taken(content_type: str) -> None:
+    async with client_of(app_with(double)) as client:
+        response = await client.post(
+            "/double", content=b'{"number": 1}', headers={"Content-Type": content_type}
+        )
+    assert response.status_code == 200
+
+
+async def test_another_method_is_told_which_one_to_use() -> None:
+    async with client_of(app_with(double)) as client:
+        response = await client.get("/double")
+    assert response.status_code == 405
+    assert response.headers["Allow"] == "POST"
+
+
+async def test_a_client_that_leaves_during_its_body_is_not_answered() -> None:
+    messages = [
+        {"type": "http.request", "body": b'{"number"', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        raise AssertionError(f"{message} was sent to nobody")
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/double", "headers": headers}
+    await DirectRoute("/double", double, methods=["POST"]).handle(scope, receive, send)
+    assert not messages
+
+
+async def other_parameter(body: Body, limit: int) -> None: ...
+async def two_bodies(one: Body, other: Body) -> None: ...
+async def no_body() -> None: ...
+async def a_chain(body: Body, path: Annotated[str, Depends(dependent)]) -> None: ...
+async def a_generator(body: Body, path: Annotated[str, Depends(yielding)]) -> None: ...
+
+
+@pytest.mark.parametrize("endpoint", [other_parameter, two_bodies, no_body, a_chain, a_generator])
+def test_what_the_route_would_not_run_is_refused_at_definition(endpoint: Any) -> None:
+    with pytest.raises(TypeError):
+        DirectRoute("/double", endpoint, methods=["POST"])
