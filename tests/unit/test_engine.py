@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from iris_api.inference import Classifier, ClassPrediction, InferenceEngine
-from iris_api.inference.engine import Row
+from iris_api.inference.classifier import Row
 from iris_api.observability.metrics import Metrics
 
 

@@ -67,7 +67,7 @@ async def predict_batch(batch: IrisFeaturesBatch, resources: ProcessResources) -
     """Classify flowers and store all predictions in one transaction, or none."""
     rows = [features.as_row() for features in batch.items]
     answers = await resources.require_model().engine.predict_many(rows)
-    stored = await resources.recorder.record_all(list(map(NewPrediction.of, rows, answers)))
+    stored = await resources.recorder.record_all(rows, answers)
     return {"items": list(map(_answer, answers, stored))}
 
 

@@ -4,7 +4,7 @@ Each function that takes a session raises `DatabaseUnavailable` or `SchemaOutdat
 cannot do its part; then nothing was written, unless the connection broke during the commit itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Self
@@ -18,7 +18,7 @@ from iris_api.database.cursor import Cursor
 from iris_api.database.failures import translates_failures
 from iris_api.database.models import IrisPrediction
 from iris_api.database.schema import PredictionFilters
-from iris_api.inference.classifier import ClassPrediction
+from iris_api.inference.classifier import ClassPrediction, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class NewPrediction(NamedTuple):
     model_version: str | None
 
     @classmethod
-    def of(cls, row: tuple[float, float, float, float], answer: ClassPrediction) -> Self:
+    def of(cls, row: Row, answer: ClassPrediction) -> Self:
         """The row for a request's measures and the classifier's answer."""
         probabilities = to_json(answer.probabilities).decode()
         return cls(*row, answer.prediction, answer.label, probabilities, answer.model_version)
@@ -110,19 +110,23 @@ async def insert_group(
     return sorted(StoredAs(*row) for row in rows)
 
 
-async def copy_rows(connection: AsyncConnection, rows: Sequence[NewPrediction]) -> list[StoredAs]:
-    """Insert and commit rows by COPY, all or none: for thousands, a third of an INSERT's time.
+async def copy_rows(
+    connection: AsyncConnection, rows: Iterable[NewPrediction], count: int
+) -> list[StoredAs]:
+    """Insert and commit ``count`` rows by COPY, all or none: a third of an INSERT's time.
 
-    COPY returns nothing, so the ids and the time are drawn before. Raises what asyncpg raises.
+    COPY returns nothing, so the ids and the time are drawn before. The rows are taken one by one
+    while PostgreSQL works on those before, so let them be made on the way. Raises what asyncpg
+    raises.
     """
     driver = await _driver(connection)
-    drawn = await driver.fetchrow(_DRAW_IDS, len(rows))
+    drawn = await driver.fetchrow(_DRAW_IDS, count)
     assert drawn is not None, "an aggregate is one row"  # noqa: S101
     ids, now = drawn
     stored = [StoredAs(number, now) for number in sorted(ids)]
     await driver.copy_records_to_table(
         IrisPrediction.__tablename__,
-        records=[(*row, *added) for row, added in zip(rows, stored, strict=True)],
+        records=(row + added for row, added in zip(rows, stored, strict=True)),
         columns=[*NewPrediction._fields, *StoredAs._fields],
     )
     return stored

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from iris_api.batching import Batcher
 from iris_api.database.crud import NewPrediction, StoredAs, copy_rows, insert_group
 from iris_api.database.failures import is_refusal_of_a_row, problem_of, translates_failures
+from iris_api.inference.classifier import ClassPrediction, Row
 from iris_api.observability.metrics import Metrics
 
 
@@ -43,11 +44,14 @@ class Recorder:
         return await self._batcher.submit(prediction)
 
     @translates_failures
-    async def record_all(self, predictions: Sequence[NewPrediction]) -> list[StoredAs]:
+    async def record_all(
+        self, rows: Sequence[Row], answers: Sequence[ClassPrediction]
+    ) -> list[StoredAs]:
         """Return when PostgreSQL has committed the rows, in a transaction of their own."""
+        predictions = map(NewPrediction.of, rows, answers)
         async with self._engine.connect() as connection:
-            stored = await copy_rows(connection, predictions)
-        self._count(predictions)
+            stored = await copy_rows(connection, predictions, len(rows))
+        self._metrics.count_predictions((answer.label, answer.model_version) for answer in answers)
         return stored
 
     async def aclose(self) -> None:
@@ -76,7 +80,7 @@ class Recorder:
                 *await self._insert_half(connection, group[middle:]),
             ]
         self._metrics.group_rows.observe(len(group))
-        self._count(group)
+        self._metrics.count_predictions((row.prediction_label, row.model_version) for row in group)
         return [*stored]
 
     async def _insert_half(
@@ -87,6 +91,3 @@ class Recorder:
             return await self._insert(connection, half)
         except Exception as error:  # noqa: BLE001, whatever it is, each of these callers gets it
             return [problem_of(error) or error] * len(half)
-
-    def _count(self, rows: Sequence[NewPrediction]) -> None:
-        self._metrics.count_predictions((row.prediction_label, row.model_version) for row in rows)

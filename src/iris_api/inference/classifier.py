@@ -10,6 +10,7 @@ from iris_api.inference.shortcuts import probabilities_of
 
 FEATURE_NAMES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 """The columns of a row, in order; each in centimetres."""
+Row = tuple[float, float, float, float]
 
 
 class ClassPrediction(NamedTuple):

@@ -8,10 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from iris_api.batching import Batcher
-from iris_api.inference.classifier import Classifier, ClassPrediction
+from iris_api.inference.classifier import Classifier, ClassPrediction, Row
 from iris_api.observability.metrics import Metrics
-
-Row = tuple[float, float, float, float]
 
 
 class InferenceEngine:
