@@ -28,7 +28,8 @@ _FILL = """
         prediction, prediction_label, probabilities, model_version, created_at)
     SELECT 5.1, 3.5, 1.4, 0.2, n % 3, (ARRAY['setosa', 'versicolor', 'virginica'])[n % 3 + 1],
         '{"setosa":0.98,"versicolor":0.0123456789,"virginica":0.0076543211}'::json,
-        CASE WHEN n % 10 = 0 THEN 'bench-new' ELSE 'bench-old' END, $1::timestamptz + n * $2::interval
+        CASE WHEN n % 10 = 0 THEN 'bench-new' ELSE 'bench-old' END,
+        $1::timestamptz + n * $2::interval
     FROM generate_series($3::int, $4::int) AS n
 """
 
