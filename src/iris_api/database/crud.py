@@ -79,9 +79,12 @@ _INSERT_GROUP = """
     ORDER BY position
     RETURNING id, created_at
 """
+# MATERIALIZED, or PostgreSQL would look the sequence up anew for each id.
 _DRAW_IDS = """
-    SELECT array_agg(nextval(pg_get_serial_sequence('iris_predictions', 'id'))), now()
-    FROM generate_series(1, $1)
+    WITH owned AS MATERIALIZED (
+        SELECT pg_get_serial_sequence('iris_predictions', 'id')::regclass AS sequence)
+    SELECT array_agg(nextval(sequence)), now()
+    FROM owned, generate_series(1, $1)
 """
 
 
