@@ -23,7 +23,8 @@ from iris_api.database import (
     create_session_factory,
     get_db,
 )
-from iris_api.database.crud import NewPrediction
+from iris_api.database.models import ANONYMOUS
+from iris_api.database.writes import NewPrediction
 from iris_api.inference import ClassPrediction, Model, load_artifact
 from iris_api.server import application
 from iris_api.settings import load_settings
@@ -111,7 +112,7 @@ def _service_without_predict() -> tuple[FastAPI, Callable[[], Resources]]:
 async def _predict(features: IrisFeatures, resources: Resources) -> PredictionResponse:
     row = features.as_row()
     answer = await resources.require_model().engine.predict(row)
-    stored = await resources.recorder.record(NewPrediction.of(row, answer))
+    stored = await resources.recorder.record(NewPrediction.of(ANONYMOUS, row, answer))
     return PredictionResponse(
         id=stored.id,
         prediction=answer.prediction,

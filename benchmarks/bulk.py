@@ -12,8 +12,9 @@ import numpy as np
 from benchmarks.processes import HOST, LOAD_CORE, SERVER_CORE, Server
 from benchmarks.tables import print_table
 from benchmarks.workbench import Workbench
-from iris_api.database.crud import NewPrediction
+from iris_api.database.models import ANONYMOUS
 from iris_api.database.schema import MAX_BATCH_ITEMS
+from iris_api.database.writes import NewPrediction
 from iris_api.inference import FEATURE_NAMES, load_artifact
 
 ROUNDS = 7
@@ -30,7 +31,7 @@ async def measure_bulk(bench: Workbench, server: Server) -> None:
     body = json.dumps({"items": [dict(zip(FEATURE_NAMES, row, strict=True)) for row in rows]})
     classifier = load_artifact(bench.data_dir("linear") / "model").classifier
     records = [
-        NewPrediction.of(row, answer)
+        NewPrediction.of(ANONYMOUS, row, answer)[:-1]
         for row, answer in zip(rows, classifier.predict(np.array(rows)), strict=True)
     ]
     connection = await bench.connect()
@@ -47,7 +48,7 @@ async def measure_bulk(bench: Workbench, server: Server) -> None:
         os.sched_setaffinity(0, {SERVER_CORE})  # COPY is sent from where the service sends it
         began = time.perf_counter()
         await connection.copy_records_to_table(
-            "iris_predictions", records=records, columns=NewPrediction._fields
+            "iris_predictions", records=records, columns=NewPrediction._fields[:-1]
         )
         copy.append(MAX_BATCH_ITEMS / (time.perf_counter() - began))
         os.sched_setaffinity(0, {LOAD_CORE})

@@ -1,8 +1,9 @@
 """A real PostgreSQL for the tests that want one, and a database of its own for each test.
 
-``IRIS_TEST_DATABASE`` is ``container``, ``embedded`` or a URL; unset, it is a container where an
-engine answers, else the embedded server. A migrated template is cloned for each test, so that the
-code under test really commits.
+``IRIS_TEST_DATABASE`` is ``container``, ``embedded``, ``pgbouncer`` (the embedded one, with a
+PgBouncer between it and the service) or a URL; unset, it is a container where an engine answers,
+else the embedded server. A migrated template is cloned for each test, so that the code under test
+really commits.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from pydantic import SecretStr
 from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 from testcontainers.community.postgres import PostgresContainer
+from tests.pgbouncer import pgbouncer
 
 from iris_api.app import create_app
 from iris_api.database import create_engine, create_session_factory
@@ -53,7 +55,11 @@ DATABASE = CHOICE or ("container" if _engine_answers() else "embedded")
 def pytest_report_header() -> str:
     if "://" in DATABASE:
         return f"PostgreSQL: {make_url(DATABASE).render_as_string(hide_password=True)}"
-    details = {"container": IMAGE, "embedded": "the wheel's"}
+    details = {
+        "container": IMAGE,
+        "embedded": "the wheel's",
+        "pgbouncer": "in transaction mode, before the wheel's",
+    }
     reason = "IRIS_TEST_DATABASE says so" if CHOICE else "chosen by whether an engine answers"
     return f"PostgreSQL: {DATABASE} ({details[DATABASE]}; {reason})"
 
@@ -64,11 +70,17 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
     if DATABASE == "container":
         with PostgresContainer(IMAGE, driver="asyncpg") as container:
             yield make_url(container.get_connection_url())
-    elif DATABASE == "embedded":
+    elif DATABASE in {"embedded", "pgbouncer"}:
         settings = Settings(data_dir=tmp_path_factory.mktemp("postgres"))
         with database_of(settings, exclusive=True) as embedded:
             assert embedded.database_url is not None
-            yield make_url(embedded.database_url.get_secret_value())
+            url = make_url(embedded.database_url.get_secret_value())
+            if DATABASE == "embedded":
+                yield url
+                return
+            with pgbouncer(url, tmp_path_factory.mktemp("pgbouncer")) as pooled:
+                _poolers.append(pooled)
+                yield url
     else:
         yield make_url(DATABASE).set(drivername="postgresql+asyncpg")
 
@@ -91,7 +103,15 @@ def dsn_of(url: URL) -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
+_poolers: list[URL] = []
+"""Where PgBouncer answers, if the tests are to go through one."""
+
+
 def settings_for(url: URL, data_dir: Path = Path(".iris"), **changes: object) -> Settings:
+    """The settings of a service on this database, by way of PgBouncer where the tests have one."""
+    for pooled in _poolers:
+        url = pooled.set(database=url.database)
+        changes.setdefault("database_pgbouncer", True)
     secret = SecretStr(url.render_as_string(hide_password=False))
     return Settings.model_validate({"database_url": secret, "data_dir": data_dir, **changes})
 
@@ -100,7 +120,8 @@ def settings_for(url: URL, data_dir: Path = Path(".iris"), **changes: object) ->
 def template(server_url: URL) -> Iterator[str]:
     execute(server_url, f"DROP DATABASE IF EXISTS {TEMPLATE}")
     execute(server_url, f"CREATE DATABASE {TEMPLATE}")
-    migrate(settings_for(server_url.set(database=TEMPLATE)))
+    secret = SecretStr(server_url.set(database=TEMPLATE).render_as_string(hide_password=False))
+    migrate(Settings(database_url=secret))  # directly: what is cloned has to be idle
     yield TEMPLATE
     execute(server_url, f"DROP DATABASE {TEMPLATE}")
 

@@ -12,10 +12,14 @@ from starlette.types import ASGIApp
 
 from iris_api import __version__
 from iris_api.api import model, operations, predict, predictions
+from iris_api.api.access import AccessMiddleware
 from iris_api.api.documentation import install_documentation
-from iris_api.api.limits import BodyLimitMiddleware
+from iris_api.api.limits import Limits, LimitsMiddleware
 from iris_api.api.problems import failure_response, install_problem_handlers
+from iris_api.api.rate_limit import RateLimiter
 from iris_api.api.resources import Resources, ServedModel
+from iris_api.database.housekeeping import forget_old_keys
+from iris_api.database.keyring import Keyring
 from iris_api.database.migrations import SchemaCheck
 from iris_api.database.recorder import Recorder
 from iris_api.database.session import create_engine, create_session_factory
@@ -24,6 +28,7 @@ from iris_api.inference import InferenceEngine, load_artifact
 from iris_api.observability.metrics import Metrics
 from iris_api.observability.middleware import ObservabilityMiddleware
 from iris_api.settings import Settings
+from iris_api.tasks import in_background
 
 log = structlog.get_logger("iris_api")
 
@@ -31,8 +36,8 @@ log = structlog.get_logger("iris_api")
 class IrisApi(FastAPI):
     """FastAPI, begun at the service's own outermost middleware.
 
-    What FastAPI puts around it, `ObservabilityMiddleware` and `BodyLimitMiddleware` do already, or
-    nobody asked for; passing through it costs a request as much as its validation.
+    What FastAPI puts around it, `ObservabilityMiddleware` does already, or nobody asked for;
+    passing through it costs a request as much as its validation.
     """
 
     def build_middleware_stack(self) -> ASGIApp:
@@ -46,6 +51,7 @@ class IrisApi(FastAPI):
 def create_app(settings: Settings) -> FastAPI:
     """Build the application. Opens nothing: that is the lifespan's part, and it ends it too."""
     metrics = Metrics()
+    limits = Limits(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -60,20 +66,30 @@ def create_app(settings: Settings) -> FastAPI:
             max_in_flight=settings.database_groups_in_flight,
             metrics=metrics,
         )
+        keyring = Keyring(app.state.session_factory, remember=settings.key_cache_seconds)
         model = await _load_model(settings, metrics)
         app.state.resources = Resources(
             metrics=metrics,
             session_factory=app.state.session_factory,
             recorder=recorder,
+            keyring=keyring,
             schema_check=SchemaCheck(),
             model=model,
+            open_access=settings.auth != "keys",
+            max_batch_items=settings.max_batch_items,
+            max_page_items=settings.max_page_items,
+            readiness_timeout=settings.readiness_timeout,
         )
         try:
-            yield
+            async with in_background(
+                limits.watch(), forget_old_keys(app.state.session_factory, settings)
+            ):
+                yield
         finally:
             if isinstance(model, ServedModel):
                 await model.engine.aclose()
             await recorder.aclose()
+            await keyring.aclose()
             await engine.dispose()
 
     app = IrisApi(
@@ -88,6 +104,8 @@ def create_app(settings: Settings) -> FastAPI:
         # Nothing here sends spans, and to look for who might take them costs each request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    app.state.is_stopping = False
+    app.state.metrics = metrics
     # Not included but added, and first: FastAPI matches an included route twice for each request.
     app.router.routes.extend(predict.router.routes)
     for part in (predictions, model, operations):
@@ -95,9 +113,19 @@ def create_app(settings: Settings) -> FastAPI:
     install_documentation(app)
     install_problem_handlers(app)
     # The last one added is the outermost.
-    app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
+    if settings.auth == "keys" or settings.rate_limit is not None:
+        app.add_middleware(
+            AccessMiddleware, needs_key=settings.auth == "keys", limiter=_rate_limiter(settings)
+        )
+    app.add_middleware(LimitsMiddleware, limits=limits)
     app.add_middleware(ObservabilityMiddleware, metrics=metrics, render_failure=failure_response)
     return app
+
+
+def _rate_limiter(settings: Settings) -> RateLimiter | None:
+    if settings.rate_limit is None:
+        return None
+    return RateLimiter(settings.rate_limit, settings.rate_limit_window)
 
 
 async def _load_model(settings: Settings, metrics: Metrics) -> ServedModel | ModelUnavailable:

@@ -1,24 +1,23 @@
-"""The command line: ``iris-api serve | migrate | train``."""
+"""The command line: ``iris-api serve | migrate | train | keys``."""
 
-import signal
+import asyncio
 import sys
-from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from iris_api import __version__, server
+from iris_api import __version__, key_commands, server
 from iris_api.database.embedded import database_of
 from iris_api.database.migrations import migrate as migrate_schema
-from iris_api.errors import ConfigurationError
+from iris_api.database.session import refuse_unsafe
+from iris_api.errors import ConfigurationError, IrisApiError
 from iris_api.inference.artifact import MANIFEST_NAME
 from iris_api.inference.training import CANDIDATES
 from iris_api.inference.training import train as train_model
-from iris_api.narration import Narrator
-from iris_api.observability.logging import configure_logging
-from iris_api.settings import Settings, load_settings
+from iris_api.narration import Narrator, begin
+from iris_api.settings import Settings
 
 app = typer.Typer(
     name="iris-api",
@@ -28,13 +27,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(key_commands.app)
 
 
 def main() -> None:
     """Run the command line; a failure that the user can mend ends in one sentence, not a trace."""
     try:
         app()
-    except ConfigurationError as error:
+    except IrisApiError as error:
         Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {escape(str(error))}")
         sys.exit(1)
 
@@ -62,7 +62,7 @@ def serve(
     ] = False,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM."""
-    settings, narrator = _begin()
+    settings, narrator = begin()
     with (
         server.listen(settings) as listener,
         database_of(settings, exclusive=True, report=narrator.tell) as with_database,
@@ -70,6 +70,13 @@ def serve(
         if prepare or settings.database_url is None:
             narrator.tell(f"The schema is at revision {migrate_schema(with_database)}")
             _train_where_there_is_none(settings, narrator)
+        asyncio.run(refuse_unsafe(with_database))
+        if settings.database_url is not None:
+            narrator.warn(
+                "fsync, full_page_writes and synchronous_commit are looked at; what cannot be: "
+                "whether the disk keeps what it confirms, and whether a standby has it before a "
+                "failover (docs/promises.md)"
+            )
         server.call_when_answering(listener, narrator.greet)
         server.run(with_database, listener)
 
@@ -77,7 +84,7 @@ def serve(
 @app.command()
 def migrate() -> None:
     """Bring the database's schema to this release's revision."""
-    settings, narrator = _begin()
+    settings, narrator = begin()
     with database_of(settings, report=narrator.tell) as with_database:
         narrator.tell(f"The schema is at revision {migrate_schema(with_database)}")
 
@@ -95,15 +102,7 @@ def train(
         raise typer.BadParameter(
             f"There is no such candidate. Take one of {', '.join(CANDIDATES)}."
         )
-    _train(*_begin(), candidate)
-
-
-def _begin() -> tuple[Settings, Narrator]:
-    """Do what every command does first."""
-    _end_on_signals()
-    settings = load_settings()
-    configure_logging(settings)
-    return settings, Narrator(settings)
+    _train(*begin(), candidate)
 
 
 def _train_where_there_is_none(settings: Settings, narrator: Narrator) -> None:
@@ -122,13 +121,3 @@ def _train(settings: Settings, narrator: Narrator, candidate: str | None) -> Non
             "Set IRIS_DATA_DIR to a folder that can be written."
         ) from None
     narrator.tell(f"The model is {manifest.version}, in {settings.model_dir.resolve()}")
-
-
-def _end_on_signals() -> None:
-    """Let SIGINT and SIGTERM unwind the stack, so that what was started is stopped, and exit 0."""
-
-    def end(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(0)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)

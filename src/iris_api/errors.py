@@ -5,17 +5,27 @@
     IrisApiError
     ├── ConfigurationError            (command line only)
     └── Problem
-        ├── MalformedBody         400
+        ├── MalformedRequest      400
+        │   └── MalformedBody
+        ├── Unauthorized          401
+        ├── Forbidden             403
         ├── NotFound              404
         │   └── PredictionNotFound
         ├── MethodNotAllowed      405
+        ├── RequestTimeout        408
         ├── BodyTooLarge          413
         ├── UnsupportedMediaType  415
         ├── InvalidRequest        422
+        ├── IdempotencyKeyReused  422
+        ├── RateLimited           429
+        ├── HeadersTooLarge       431
         ├── InternalError         500
         └── Unavailable           503
             ├── Overloaded
+            ├── DeadlineExceeded
+            ├── OutcomeUnknown
             ├── DatabaseUnavailable
+            ├── DatabaseUnsafe
             ├── SchemaOutdated
             ├── ModelUnavailable
             └── NotReady
@@ -65,7 +75,7 @@ class Problem(IrisApiError):
         self.detail = detail
         self.headers = dict(headers or {})
         if self.retry_after is not None:
-            self.headers["Retry-After"] = str(self.retry_after)
+            self.headers.setdefault("Retry-After", str(self.retry_after))
         self.errors: Sequence[FieldError] = ()
         self.extensions: Mapping[str, Any] = {}
 
@@ -75,12 +85,38 @@ class Problem(IrisApiError):
         return f"urn:iris-api:problem:{cls.slug}"
 
 
-class MalformedBody(Problem):
+class MalformedRequest(Problem):
+    """What came is not a request of HTTP."""
+
+    slug = "malformed-request"
+    status = HTTPStatus.BAD_REQUEST
+    title = "The request could not be read"
+
+
+class MalformedBody(MalformedRequest):
     """The request's body is not JSON, or not text."""
 
     slug = "malformed-body"
-    status = HTTPStatus.BAD_REQUEST
     title = "The body could not be read"
+
+
+class Unauthorized(Problem):
+    """The request brings no API key, or one that is not valid."""
+
+    slug = "unauthorized"
+    status = HTTPStatus.UNAUTHORIZED
+    title = "An API key is needed"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(Problem):
+    """The API key is valid, but not for this."""
+
+    slug = "forbidden"
+    status = HTTPStatus.FORBIDDEN
+    title = "The API key does not allow this"
 
 
 class NotFound(Problem):
@@ -104,6 +140,17 @@ class MethodNotAllowed(Problem):
     slug = "method-not-allowed"
     status = HTTPStatus.METHOD_NOT_ALLOWED
     title = "This path does not take this method"
+
+
+class RequestTimeout(Problem):
+    """The request did not arrive in time, so nothing was done."""
+
+    slug = "request-timeout"
+    status = HTTPStatus.REQUEST_TIMEOUT
+    title = "The request did not arrive in time"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Connection": "close"})
 
 
 class BodyTooLarge(Problem):
@@ -134,6 +181,34 @@ class InvalidRequest(Problem):
         self.errors = errors
 
 
+class IdempotencyKeyReused(Problem):
+    """The ``Idempotency-Key`` belongs to an earlier request with another payload."""
+
+    slug = "idempotency-key-reused"
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    title = "The Idempotency-Key is in use for another payload"
+
+
+class RateLimited(Problem):
+    """The client has sent as many requests as it may; ``Retry-After`` says when to go on."""
+
+    slug = "rate-limited"
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    title = "Too many requests"
+    retry_after = 1
+
+    def __init__(self, detail: str, *, retry_after: int, headers: Mapping[str, str]) -> None:
+        super().__init__(detail, headers={**headers, "Retry-After": str(retry_after)})
+
+
+class HeadersTooLarge(Problem):
+    """The request's head is over ``IRIS_MAX_HEADER_BYTES``."""
+
+    slug = "headers-too-large"
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    title = "The request's head is too large"
+
+
 class InternalError(Problem):
     """A defect of the service. What happened is in its log, under the request's id."""
 
@@ -158,11 +233,40 @@ class Overloaded(Unavailable):
     title = "Too many requests wait"
 
 
+class DeadlineExceeded(Unavailable):
+    """The request took longer than ``IRIS_REQUEST_TIMEOUT``. It was one that changes nothing."""
+
+    slug = "deadline-exceeded"
+    title = "The answer did not come in time"
+
+
+class OutcomeUnknown(Unavailable):
+    """Nobody can say whether the prediction was stored; the same ``Idempotency-Key`` finds out."""
+
+    slug = "outcome-unknown"
+    title = "It is not known whether the prediction was stored"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"{reason} Whether the prediction was stored is not known. Send the request again with "
+            "the same Idempotency-Key and it is stored once; without a key, look for it in "
+            "GET /predictions first."
+        )
+
+
 class DatabaseUnavailable(Unavailable):
-    """PostgreSQL did not answer, or not in time."""
+    """PostgreSQL did not answer, or not in time; nothing was stored."""
 
     slug = "database-unavailable"
     title = "The database is not available"
+
+
+class DatabaseUnsafe(Unavailable):
+    """PostgreSQL would lose what it has confirmed, by settings of its own."""
+
+    slug = "database-unsafe"
+    title = "The database is not durable"
+    retry_after = 30
 
 
 class SchemaOutdated(Unavailable):

@@ -1,14 +1,19 @@
 """What a command tells while it works: lines for a person, or log events, as the format asks."""
 
 import json
-from typing import Any
+import signal
+from collections.abc import Iterable, Sequence
+from types import FrameType
+from typing import Any, NoReturn
 
 import structlog
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from iris_api.inference.artifact import Scores
-from iris_api.settings import Settings
+from iris_api.observability.logging import configure_logging
+from iris_api.settings import Settings, load_settings
 
 _EXAMPLE = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 
@@ -27,6 +32,20 @@ class Narrator:
             self.log.info(message)
         else:
             self.console.print(f"[green]•[/green] {escape(message)}")
+
+    def warn(self, message: str) -> None:
+        """Say what is to be kept in mind."""
+        if self.settings.log_format == "json":
+            self.log.warning(message)
+        else:
+            self.console.print(f"[yellow]![/yellow] {escape(message)}")
+
+    def tabulate(self, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Show rows beneath their titles."""
+        table = Table(*titles, box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        self.console.print(table)
 
     def tell_scores(self, name: str, scores: Scores) -> None:
         """Say how a candidate did."""
@@ -57,3 +76,21 @@ Try it:
 The predictions are in {database}, the model in {settings.model_dir}. Ctrl-C stops all of it.
 """
         )
+
+
+def begin() -> tuple[Settings, Narrator]:
+    """Do what every command does first."""
+    _end_on_signals()
+    settings = load_settings()
+    configure_logging(settings)
+    return settings, Narrator(settings)
+
+
+def _end_on_signals() -> None:
+    """Let SIGINT and SIGTERM unwind the stack, so that what was started is stopped, and exit 0."""
+
+    def end(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(0)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)

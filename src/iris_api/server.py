@@ -1,8 +1,10 @@
 """uvicorn around the application: the listening socket, the workers, the way to stop."""
 
+import asyncio
 import gc
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -10,7 +12,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
+from ipaddress import ip_address
 from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import Any, Protocol
 
 import uvicorn
@@ -20,10 +24,12 @@ from threadpoolctl import threadpool_limits
 from uvicorn.supervisors import Multiprocess
 
 from iris_api.app import create_app
+from iris_api.connections import BoundedProtocol, Connections
 from iris_api.errors import ConfigurationError
 from iris_api.observability.logging import configure_logging
 from iris_api.observability.metrics import MULTIPROCESS_VARIABLE
 from iris_api.settings import Settings, load_settings
+from iris_api.tasks import in_background
 
 _BACKLOG = 2048
 
@@ -42,33 +48,73 @@ def application() -> FastAPI:
     # A row is too small a task to share: more BLAS and OpenMP threads only wait for each other.
     threadpool_limits(limits=1)
     app = create_app(settings)
-    app.router.lifespan_context = _without_garbage(app.router.lifespan_context)
+    app.state.connections = Connections(settings, app.state.metrics)
+    app.router.lifespan_context = _as_server(app.router.lifespan_context, settings)
     return app
 
 
-def _without_garbage(lifespan: Lifespan[Any]) -> Lifespan[Any]:
-    """Take what the start has made out of the garbage collector's sight.
-
-    The libraries bring 190,000 objects that live as long as the process; to look through them all,
-    as a full collection does, stops every request for 95 ms.
-    """
+def _as_server(lifespan: Lifespan[Any], settings: Settings) -> Lifespan[Any]:
+    """The application's lifespan, in a process of its own that serves it by uvicorn."""
 
     @asynccontextmanager
-    async def wrapped(app: Any) -> AsyncIterator[Any]:
-        async with lifespan(app) as state:
-            gc.collect()
-            gc.freeze()
+    async def wrapped(app: FastAPI) -> AsyncIterator[Any]:
+        async with lifespan(app) as state, in_background(app.state.connections.watch()):
+            _stop_by_degrees(app, settings.shutdown_delay)
+            _freeze_garbage()
             yield state
 
     return wrapped
 
 
+def _freeze_garbage() -> None:
+    """Take what the start has made out of the garbage collector's sight.
+
+    The libraries bring 190,000 objects that live as long as the process; to look through them all,
+    as a full collection does, stops every request for 95 ms.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def _stop_by_degrees(app: FastAPI, delay: float) -> None:
+    """At SIGTERM, be not ready first, and serve on for ``delay`` seconds before uvicorn stops.
+
+    So a load balancer has the time to notice, and the clients to take their next request, over
+    another connection, elsewhere. A second signal, or SIGINT, stops at once.
+    """
+    loop = asyncio.get_running_loop()
+    stop = signal.getsignal(signal.SIGTERM)  # uvicorn's; it puts back what it found, at its end
+    if delay == 0 or not callable(stop):
+        return
+
+    def begin() -> None:
+        app.state.is_stopping = True
+        app.state.connections.close_after_answers()
+        loop.call_later(delay, stop, signal.SIGTERM, None)
+
+    def on_sigterm(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, stop)
+        loop.call_soon_threadsafe(begin)
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+
+
 def listen(settings: Settings) -> socket.socket:
-    """Take the port. Raises `ConfigurationError` where it cannot be had."""
+    """Take the port.
+
+    Raises `ConfigurationError` where it cannot be had, or where it would be open to anybody who
+    reaches this machine without anybody having said so.
+    """
     try:
         family, *_, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
+        if settings.auth is None and not ip_address(address[0]).is_loopback:
+            raise ConfigurationError(
+                f"{settings.host} is reachable from elsewhere, and IRIS_AUTH is not set. Set it to "
+                "`keys` and make one with `iris-api keys create`, or to `off` if everybody who "
+                "reaches this address may predict and read."
+            )
         return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigurationError(
@@ -89,7 +135,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
         factory=True,
         workers=settings.workers,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

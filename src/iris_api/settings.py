@@ -10,6 +10,7 @@ from iris_api.errors import ConfigurationError
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 LogFormat = Literal["auto", "console", "json"]
+Auth = Literal["off", "keys"]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -37,6 +38,26 @@ class Settings(BaseSettings):
     root_path: str = Field(
         "", description="The path under which a proxy publishes the service, such as `/iris`."
     )
+    auth: Auth | None = Field(
+        None,
+        description="`keys`: every request needs an API key; `off`: none does. Unset: off, but "
+        "then only on a loopback address.",
+    )
+    key_cache_seconds: Seconds = Field(
+        5.0, description="Seconds after which a revoked API key is refused everywhere."
+    )
+    rate_limit: int | None = Field(
+        None,
+        ge=1,
+        description="Requests that a client may send to each worker within the window; past it: "
+        "429. Unset: no limit.",
+    )
+    rate_limit_window: int = Field(
+        60, ge=1, le=86_400, description="The window of the rate limit, in seconds."
+    )
+    idempotency_hours: int = Field(
+        24, ge=24, description="Hours that an `Idempotency-Key` is remembered at least."
+    )
     log_level: LogLevel = Field("INFO", description="The least severe log line that is written.")
     log_format: LogFormat = Field(
         "auto", description="`json`, `console`, or `auto`: console on a terminal, else JSON."
@@ -58,23 +79,64 @@ class Settings(BaseSettings):
     database_groups_in_flight: int = Field(
         1, ge=1, le=64, description="Commits under way at the same time, for each worker."
     )
+    max_connections: int = Field(
+        4096, ge=1, description="Open connections of clients, for each worker; past it: 503."
+    )
+    max_in_flight: int = Field(
+        2048, ge=1, description="Requests at work at the same time, for each worker; past it: 503."
+    )
+    max_header_bytes: int = Field(
+        65_536, ge=1024, description="The largest head of a request, in bytes; past it: 431."
+    )
     max_body_bytes: int = Field(
         4_194_304, ge=1024, description="The largest request body, in bytes; past it: 413."
+    )
+    max_buffered_bytes: int = Field(
+        67_108_864,
+        ge=1024,
+        description="Bytes of all requests' bodies that a worker holds; past it: 503.",
+    )
+    max_batch_items: int = Field(
+        10_000, ge=1, le=10_000, description="Flowers in one `/predict/batch`; past it: 422."
+    )
+    max_page_items: int = Field(
+        1000, ge=1, le=1000, description="Predictions on one page of the history; past it: 422."
+    )
+    header_timeout: Seconds = Field(
+        10.0, description="Seconds that a client may take for a request's head; past it: 408."
+    )
+    body_timeout: Seconds = Field(
+        10.0, description="Seconds that a client may take for a request's body; past it: 408."
+    )
+    request_timeout: Seconds = Field(
+        10.0, description="Seconds that a request may take once its head is there; past it: 503."
+    )
+    readiness_timeout: Seconds = Field(
+        2.0, description="Seconds that `/readyz` waits for PostgreSQL."
     )
     database_pool_size: int = Field(
         8, ge=1, le=1000, description="Connections to PostgreSQL, for each worker."
     )
     database_connect_timeout: Seconds = Field(
-        5.0, description="Seconds that opening a connection may take."
+        3.0, description="Seconds that opening a connection may take."
     )
     database_pool_timeout: Seconds = Field(
-        5.0, description="Seconds that a request waits for a free connection."
+        3.0, description="Seconds that a request waits for a free connection."
     )
     database_command_timeout: Seconds = Field(
-        30.0, description="Seconds that one statement may take."
+        3.0, description="Seconds that one statement may take."
     )
     database_lock_timeout: Seconds = Field(
-        5.0, description="Seconds that a statement waits for a lock."
+        2.0, description="Seconds that a statement waits for a lock."
+    )
+    database_pgbouncer: bool = Field(
+        default=False,
+        description="Whether the URL leads to PgBouncer in transaction mode.",
+    )
+    allow_unsafe_database: bool = Field(
+        default=False,
+        description="Whether to serve although `fsync`, `full_page_writes` or "
+        "`synchronous_commit` is off.",
     )
     migration_timeout: Seconds = Field(
         60.0, description="Seconds that `migrate` waits for PostgreSQL, and for its turn."
@@ -82,8 +144,14 @@ class Settings(BaseSettings):
     keep_alive_timeout: int = Field(
         65, ge=1, description="Seconds that an idle connection is kept open."
     )
+    shutdown_delay: float = Field(
+        1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds after SIGTERM that it still serves, but is not ready.",
+    )
     shutdown_timeout: int = Field(
-        8, ge=1, description="Seconds that accepted requests have to finish after SIGTERM."
+        8, ge=1, description="Seconds that accepted requests then have to finish."
     )
 
     @property

@@ -24,7 +24,8 @@ VARIES = {"id", "created_at", "next_cursor", "model_version"}
 def settings_table() -> str:
     rows = ["| variable | default | |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
-        default = {None: "unset", "": "empty"}.get(field.default, f"`{field.default}`")
+        value = str(field.default).lower() if field.annotation is bool else field.default
+        default = {None: "unset", "": "empty"}.get(value, f"`{value}`")
         rows.append(f"| `IRIS_{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows)
 

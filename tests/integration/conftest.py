@@ -10,7 +10,7 @@ import structlog
 from httpx2 import AsyncClient
 from sqlalchemy import URL
 from tests.conftest import _database, dsn_of, settings_for
-from tests.integration.support import running
+from tests.integration.support import Held, running
 
 from iris_api.database.session import database_url
 from iris_api.settings import Settings
@@ -28,6 +28,26 @@ def plain_logs() -> Iterator[None]:
     )
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Held:
+    return Held(monkeypatch)
+
+
+@pytest.fixture
+async def poisoned(connection: asyncpg.Connection) -> None:
+    """Have PostgreSQL refuse the row of `POISON`, and break off at the row of `KILLER`."""
+    await connection.execute("""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF NEW.sepal_length = 6.66 THEN RAISE EXCEPTION 'poison'; END IF;
+            IF NEW.sepal_length = 7.77 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON iris_predictions
+        FOR EACH ROW EXECUTE FUNCTION refuse();
+    """)
 
 
 # For the long tables of requests that leave no trace: one application for all rows of a table.

@@ -2,36 +2,117 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
+from threading import Event
 from typing import Any
 
 import asyncpg
+import pytest
+from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient, Response
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import URL
 from tests.conftest import dsn_of
 
 from iris_api.app import create_app
+from iris_api.database.api_keys import create_api_key
+from iris_api.database.session import one_session
+from iris_api.inference import Classifier, ClassPrediction
 from iris_api.settings import Settings
 
 SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 VIRGINICA = {"sepal_length": 6.3, "sepal_width": 3.3, "petal_length": 6.0, "petal_width": 2.5}
+POISON = {**SETOSA, "sepal_length": 6.66}
+"""The fixture `poisoned` has PostgreSQL refuse this one's row."""
+KILLER = {**SETOSA, "sepal_length": 7.77}
+"""The fixture `poisoned` has PostgreSQL break off at this one's row."""
 PROBLEM = "application/problem+json"
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 @asynccontextmanager
+async def started(settings: Settings) -> AsyncIterator[FastAPI]:
+    """An application of its own."""
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+def client_of(app: FastAPI, **headers: str) -> AsyncClient:
+    """A client of an application in this process, which sends these headers with each request."""
+    transport = ASGITransport(app=app, raise_app_exceptions=False)
+    return AsyncClient(transport=transport, base_url="http://iris", headers=headers)
+
+
+@asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[AsyncClient]:
     """A client of an application of its own, for the settings that the fixtures do not have."""
-    app = create_app(settings)
-    transport = ASGITransport(app=app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        AsyncClient(transport=transport, base_url="http://iris") as client,
-    ):
+    async with started(settings) as app, client_of(app) as client:
         yield client
+
+
+async def make_key(
+    settings: Settings, client: str = "somebody", *, scopes: tuple[str, ...] = ("predict", "read")
+) -> dict[str, str]:
+    """Make an API key; return the header that shows it."""
+    async with one_session(settings) as session:
+        _, token = await create_api_key(session, client, scopes)
+    return {"Authorization": f"Bearer {token}"}
+
+
+class Held:
+    """A classifier that answers when the test lets it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.entered, self.released = Event(), Event()
+        answer = Classifier.predict
+
+        def predict(classifier: Classifier, rows: Any) -> list[ClassPrediction]:
+            self.entered.set()
+            assert self.released.wait(60), "the test has forgotten to release the classifier"
+            return answer(classifier, rows)
+
+        monkeypatch.setattr(Classifier, "predict", predict)
+
+    async def wait_until_entered(self) -> None:
+        assert await asyncio.to_thread(self.entered.wait, 30)
+
+
+async def until_blocked(connection: asyncpg.Connection) -> None:
+    """Return when a statement of the service waits for a lock."""
+    async with asyncio.timeout(10):
+        while not await connection.fetchval(
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = "
+            "(SELECT oid FROM pg_database WHERE datname = current_database())"
+        ):
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def writes_held_up(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """Let no row be inserted for the length of the block; reads pass."""
+    lock = connection.transaction()
+    await lock.start()
+    await connection.execute("LOCK iris_predictions IN SHARE MODE")
+    try:
+        yield
+    finally:
+        await lock.rollback()
+
+
+async def metric(client: AsyncClient, name: str, headers: Mapping[str, str] | None = None) -> float:
+    """A metric's value, added up over its labels; 0 where there is none yet."""
+    response = await client.get("/metrics", headers=headers)
+    assert response.status_code == 200
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+        if sample.name == name
+    )
 
 
 async def store(
@@ -90,7 +171,7 @@ def assert_problem(
     assert body["detail"]
     assert body["instance"] == response.request.url.path
     assert body["request_id"] == response.headers["X-Request-ID"]
-    assert ("Retry-After" in response.headers) == (status == 503)
+    assert ("Retry-After" in response.headers) == (status in {429, 503})
     if field is not None:
         assert field in [error["field"] for error in body["errors"]]
         assert all(set(error) == {"in", "field", "code", "detail"} for error in body["errors"])

@@ -1,41 +1,13 @@
 import asyncio
-from threading import Event
-from typing import Any
 
 import asyncpg
-import pytest
 from httpx2 import AsyncClient, Response
-from tests.integration.support import SETOSA, VIRGINICA, count_rows
-
-from iris_api.inference import Classifier, ClassPrediction
+from tests.integration.support import SETOSA, VIRGINICA, Held, count_rows
 
 FLOWERS = [
     {**(SETOSA if index % 2 else VIRGINICA), "sepal_length": 5 + index / 1000}
     for index in range(200)
 ]
-
-
-class Held:
-    """A classifier that answers when the test lets it."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.entered, self.released = Event(), Event()
-        answer = Classifier.predict
-
-        def predict(classifier: Classifier, rows: Any) -> list[ClassPrediction]:
-            self.entered.set()
-            assert self.released.wait(60), "the test has forgotten to release the classifier"
-            return answer(classifier, rows)
-
-        monkeypatch.setattr(Classifier, "predict", predict)
-
-    async def wait_until_entered(self) -> None:
-        assert await asyncio.to_thread(self.entered.wait, 30)
-
-
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Held:
-    return Held(monkeypatch)
 
 
 def ask(client: AsyncClient, flower: dict[str, float]) -> "asyncio.Task[Response]":

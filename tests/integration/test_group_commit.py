@@ -4,26 +4,7 @@ import asyncpg
 import pytest
 from fastapi import FastAPI
 from httpx2 import AsyncClient, Response
-
-SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
-POISON = {**SETOSA, "sepal_length": 6.66}
-KILLER = {**SETOSA, "sepal_length": 7.77}
-
-
-@pytest.fixture
-async def poisoned(connection: asyncpg.Connection) -> None:
-    """Have PostgreSQL refuse the row of `POISON`, and break off at the row of `KILLER`."""
-    await connection.execute("""
-        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            IF NEW.sepal_length = 6.66 THEN RAISE EXCEPTION 'poison'; END IF;
-            IF NEW.sepal_length = 7.77 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
-            RETURN NEW;
-        END $$;
-        CREATE TRIGGER refuse BEFORE INSERT ON iris_predictions
-        FOR EACH ROW EXECUTE FUNCTION refuse();
-    """)
-
+from tests.integration.support import KILLER, POISON, SETOSA, until_blocked, writes_held_up
 
 async def ask(client: AsyncClient, features: dict[str, float]) -> Response:
     return await client.post("/predict", json=features)
@@ -91,38 +72,22 @@ async def test_a_batch_with_a_refused_row_is_not_stored_at_all(
 async def test_neighbours_of_a_cancelled_caller_are_answered_and_stored(
     client: AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    lock = connection.transaction()
-    await lock.start()
-    await connection.execute("LOCK iris_predictions IN SHARE MODE")  # holds the commits up
-    first, second, third = (asyncio.create_task(ask(client, SETOSA)) for _ in range(3))
-    await until_blocked(connection)
-    second.cancel()
-    await lock.rollback()
+    async with writes_held_up(connection):
+        first, second, third = (asyncio.create_task(ask(client, SETOSA)) for _ in range(3))
+        await until_blocked(connection)
+        second.cancel()
     answered = {(await first).json()["id"], (await third).json()["id"]}
     assert second.cancelled()
     assert answered <= await rows_in(connection)
 
 
-async def until_blocked(connection: asyncpg.Connection) -> None:
-    """Return when a statement of the service waits for the lock."""
-    async with asyncio.timeout(10):
-        while not await connection.fetchval(
-            "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = "
-            "(SELECT oid FROM pg_database WHERE datname = current_database())"
-        ):
-            await asyncio.sleep(0.01)
-
-
 async def test_an_answer_waits_for_the_commit_of_its_group(
     client: AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    lock = connection.transaction()
-    await lock.start()
-    await connection.execute("LOCK iris_predictions IN SHARE MODE")
-    call = asyncio.create_task(ask(client, SETOSA))
-    await until_blocked(connection)
-    assert not call.done()
-    await lock.rollback()
+    async with writes_held_up(connection):
+        call = asyncio.create_task(ask(client, SETOSA))
+        await until_blocked(connection)
+        assert not call.done()
     assert (await call).status_code == 200
 
 

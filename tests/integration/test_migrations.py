@@ -16,9 +16,10 @@ from iris_api.errors import ConfigurationError
 
 SCHEMA = {
     "columns": """
-        SELECT table_name, column_name, ordinal_position, data_type, is_nullable, column_default,
+        SELECT table_name, column_name, data_type, is_nullable, column_default,
                is_identity, identity_generation, collation_name
-        FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 3""",
+        FROM information_schema.columns WHERE table_schema = 'public'
+        ORDER BY table_name, ordinal_position""",
     "constraints": """
         SELECT conrelid::regclass::text, conname, contype, pg_get_constraintdef(oid)
         FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2""",
@@ -51,7 +52,12 @@ def test_up_down_and_up_again_leave_the_same_schema(empty_database: URL) -> None
     settings = settings_for(empty_database)
     assert migrate(settings) == head_revision()
     first = schema_of(empty_database)
-    assert tables_of(empty_database) == {"alembic_version", "iris_predictions"}
+    assert tables_of(empty_database) == {
+        "alembic_version",
+        "api_keys",
+        "idempotency_keys",
+        "iris_predictions",
+    }
     command.downgrade(alembic_config(settings), "base")
     assert tables_of(empty_database) == {"alembic_version"}
     assert schema_of(empty_database) != first
@@ -107,7 +113,8 @@ def test_every_constraint_and_index_has_the_name_of_the_convention(database: URL
     names += [name for _, name, _ in fetch(database, SCHEMA["indexes"])]
     ours = [str(name) for name in names if "alembic" not in str(name)]
     assert ours
-    assert all(re.match(r"(ix|uq|ck|fk|pk)_iris_predictions", name) for name in ours)
+    tables = "|".join(map(str, tables_of(database)))
+    assert all(re.match(rf"(ix|uq|ck|fk|pk)_({tables})", name) for name in ours)
 
 
 def test_processes_that_migrate_at_once_migrate_once(empty_database: URL, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from iris_api.api.limits import BodyLimitMiddleware
+from iris_api.api.limits import Limits, LimitsMiddleware
+from iris_api.settings import Settings
 
-LIMIT = 10
+LIMIT = 1024
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,11 +37,15 @@ async def exchange(*chunks: bytes, announced: bytes | None = None) -> list[Messa
         "path": "/predict",
         "headers": [(b"host", b"iris"), *headers],
     }
-    await BodyLimitMiddleware(echo, max_bytes=LIMIT)(scope, receive, send)
+    limits = Limits(Settings(max_body_bytes=LIMIT))
+    try:
+        await LimitsMiddleware(echo, limits=limits)(scope, receive, send)
+    finally:
+        assert (limits.requests, limits.held_bytes) == ({}, 0)
     return sent
 
 
-@pytest.mark.parametrize("chunks", [[b"a" * LIMIT], [b"a" * 5, b"a" * 5], [b"a"] * LIMIT, []])
+@pytest.mark.parametrize("chunks", [[b"a" * LIMIT], [b"a" * 512, b"a" * 512], [b"a"] * LIMIT, []])
 async def test_a_body_within_the_limit_passes(chunks: list[bytes]) -> None:
     body = b"".join(chunks)
     for announced in (None, b"%d" % len(body)):
@@ -48,19 +53,19 @@ async def test_a_body_within_the_limit_passes(chunks: list[bytes]) -> None:
         assert (start["status"], end["body"]) == (200, body)
 
 
-@pytest.mark.parametrize("announced", [b"11", b"9" * 100])
+@pytest.mark.parametrize("announced", [b"1025", b"9" * 100])
 async def test_a_body_that_is_announced_as_too_large_is_refused_unread(announced: bytes) -> None:
     start, body = await exchange(announced=announced)
     assert start["status"] == 413
     problem = json.loads(body["body"])
     assert problem["type"] == "urn:iris-api:problem:body-too-large"
-    assert "over 10 bytes" in problem["detail"]
+    assert "over 1024 bytes" in problem["detail"]
 
 
 @pytest.mark.parametrize("announced", [None, b"5", b"-1", b"x"])
 async def test_a_body_that_grows_too_large_is_refused_on_the_way(announced: bytes | None) -> None:
-    with pytest.raises(HTTPException, match="over 10 bytes") as refusal:
-        await exchange(b"a" * 6, b"a" * 5, announced=announced)
+    with pytest.raises(HTTPException, match="over 1024 bytes") as refusal:
+        await exchange(b"a" * 600, b"a" * 500, announced=announced)
     assert refusal.value.status_code == 413
 
 
@@ -71,5 +76,5 @@ async def test_other_scopes_pass_untouched() -> None:
         calls.append(call)
 
     call: tuple[Any, ...] = ({"type": "lifespan"}, object(), object())
-    await BodyLimitMiddleware(note, max_bytes=LIMIT)(*call)
+    await LimitsMiddleware(note, limits=Limits(Settings()))(*call)
     assert calls == [call]

@@ -5,7 +5,15 @@ from http import HTTPStatus
 import pytest
 
 from iris_api import errors
-from iris_api.errors import FieldError, InvalidRequest, IrisApiError, NotReady, Problem, Unavailable
+from iris_api.errors import (
+    FieldError,
+    InvalidRequest,
+    IrisApiError,
+    NotReady,
+    Problem,
+    RateLimited,
+    Unavailable,
+)
 
 DRAWN = re.compile(r"^([ │├└─]*)([A-Z]\w+)(?: +(\d{3}))?", re.MULTILINE)
 FIELD = FieldError("query", "limit", "too_small", "Input should be at least 1")
@@ -64,9 +72,9 @@ def test_no_two_problems_share_a_slug_or_a_title(attribute: str) -> None:
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_only_what_may_soon_be_available_says_when_to_ask_again(problem: type[Problem]) -> None:
-    may_return = issubclass(problem, Unavailable)
-    assert may_return == (problem.status == HTTPStatus.SERVICE_UNAVAILABLE)
-    assert may_return == (problem.retry_after is not None)
+    unavailable = issubclass(problem, Unavailable)
+    assert unavailable == (problem.status == HTTPStatus.SERVICE_UNAVAILABLE)
+    assert (unavailable or problem is RateLimited) == (problem.retry_after is not None)
 
 
 def test_a_retry_after_joins_the_other_headers() -> None:

@@ -58,9 +58,9 @@ def test_a_database_that_is_out_of_reach_is_unavailable(error: Exception) -> Non
 def test_what_kept_the_database_out_of_reach_is_told_apart() -> None:
     details = {problem.detail for problem in map(problem_of, UNREACHABLE) if problem}
     assert details == {
-        "PostgreSQL cannot be reached. Try again soon.",
-        "PostgreSQL did not answer in time. Try again soon.",
-        "All connections to PostgreSQL are in use. Try again soon.",
+        "PostgreSQL cannot be reached. Nothing was stored. Try again soon.",
+        "PostgreSQL did not answer in time. Nothing was stored. Try again soon.",
+        "All connections to PostgreSQL are in use. Nothing was stored. Try again soon.",
     }
 
 

@@ -5,7 +5,7 @@ from fastapi import FastAPI, HTTPException, Query
 from httpx2 import ASGITransport, AsyncClient
 
 from iris_api.api.problems import install_problem_handlers
-from iris_api.errors import PredictionNotFound
+from iris_api.errors import BodyTooLarge, PredictionNotFound
 
 
 @pytest.fixture
@@ -26,6 +26,10 @@ def client() -> AsyncClient:
     async def fail(status: int) -> None:
         raise HTTPException(status, "The server's own words.")
 
+    @app.get("/large")
+    async def large() -> None:
+        raise HTTPException(413, BodyTooLarge("Send less."))  # type: ignore[arg-type]
+
     return AsyncClient(transport=ASGITransport(app=app), base_url="http://iris")
 
 
@@ -37,7 +41,7 @@ def client() -> AsyncClient:
         ("GET", "/nowhere", 404, "not-found"),
         ("DELETE", "/numbers", 405, "method-not-allowed"),
         ("GET", "/raise/400", 400, "malformed-body"),
-        ("GET", "/raise/413", 413, "body-too-large"),
+        ("GET", "/large", 413, "body-too-large"),
     ],
 )
 async def test_every_error_is_answered_as_a_problem(

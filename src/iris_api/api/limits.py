@@ -1,46 +1,172 @@
-"""Bounds on what a request may bring."""
+"""Bounds on what requests may bring, how many there may be, and how long each may take."""
 
+import asyncio
+import time
+from dataclasses import dataclass, field
+from http import HTTPMethod
+from typing import Literal
+
+from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from iris_api.api.problems import problem_response
-from iris_api.errors import BodyTooLarge
+from iris_api.errors import (
+    BodyTooLarge,
+    DeadlineExceeded,
+    FieldError,
+    InvalidRequest,
+    OutcomeUnknown,
+    Overloaded,
+    Problem,
+    RequestTimeout,
+)
+from iris_api.settings import Settings
 
-_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods whose body, should there be one, nobody reads."""
+BODY_EXPIRED = "iris_api.body_expired"
+"""The server sets it in a request's scope, and wakes ``receive``, where the body is overdue."""
+
+_WITHOUT_BODY = frozenset({HTTPMethod.GET, HTTPMethod.HEAD, HTTPMethod.OPTIONS})
+"""Methods whose body, should there be one, nobody reads, and which change nothing."""
+_NEVER_REFUSED = frozenset({"/livez", "/readyz", "/metrics"})
+"""So that who runs the service can look at it just when it has too much to do."""
+_SECONDS_BETWEEN_LOOKS = 0.1
+_LATE_BODY = "The body was not there in time, so nothing was stored. Send it faster."
+_NO_ROOM = "Other requests' bodies take all the room. Try again soon."
 
 
-class BodyLimitMiddleware:
-    """Refuses a body over ``max_bytes``: at its head where it is announced, else on the way.
+@dataclass(slots=True, eq=False)
+class _Request:
+    """A request at work."""
 
-    FastAPI's own ``max_body_size`` would do, but answers an announced body as plain text.
+    began: float
+    held_bytes: int = 0
+    is_read: bool = False
+    has_begun_answer: bool = False
+    is_overdue: bool = False
+
+
+@dataclass(slots=True)
+class Limits:
+    """The requests at work in this process, and what bounds them.
+
+    No request has a timer of its own, which would cost it 4 us at least, and two in ASGI's way
+    8 more: `watch` looks at all of them ten times a second. They begin in the order in which they
+    are to end, so a look costs nothing where none is overdue.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    settings: Settings
+    requests: dict["asyncio.Task[object]", _Request] = field(default_factory=dict)
+    held_bytes: int = 0
+
+    async def watch(self) -> None:
+        """Cancel what is overdue, until cancelled oneself."""
+        while True:
+            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+            latest = time.monotonic() - self.settings.request_timeout
+            for task, request in self.requests.items():
+                if request.began > latest:
+                    break
+                if not request.is_overdue:
+                    request.is_overdue = True
+                    task.cancel()
+
+
+class LimitsMiddleware:
+    """Refuses what is too much, and ends what takes too long.
+
+    FastAPI's own ``max_body_size`` would do for bodies, but answers an announced one as plain text.
+    """
+
+    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
         self.app = app
-        self.max_bytes = max_bytes
+        self.limits = limits
+        self.settings = limits.settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application with a bounded ``receive``."""
-        if scope["type"] != "http" or scope["method"] in _WITHOUT_BODY:
+        """Run the application for one request, within the bounds."""
+        if scope["type"] != "http" or get_route_path(scope) in _NEVER_REFUSED:
             await self.app(scope, receive, send)
             return
-        detail = f"The body is over {self.max_bytes} bytes. Send less at a time."
-        if _announced_bytes(scope) > self.max_bytes:
-            await problem_response(BodyTooLarge(detail), scope)(scope, receive, send)
+        problem = self._refusal(scope)
+        if problem is not None:
+            await problem_response(problem, scope)(scope, receive, send)
             return
-        taken = 0
+        task = asyncio.current_task()
+        assert task is not None, "a server runs each request in a task"  # noqa: S101
+        request = self.limits.requests[task] = _Request(time.monotonic())
+        try:
+            await self._run(request, scope, receive, send)
+        except asyncio.CancelledError:
+            if not request.is_overdue or request.has_begun_answer:
+                raise
+            task.uncancel()
+            await problem_response(self._overdue(scope, request), scope)(scope, receive, send)
+        finally:
+            del self.limits.requests[task]
+            self.limits.held_bytes -= request.held_bytes
+
+    def _refusal(self, scope: Scope) -> Problem | None:
+        """Why the request is not even begun; None where it may."""
+        if len(self.limits.requests) >= self.settings.max_in_flight:
+            most = self.settings.max_in_flight
+            return Overloaded(f"{most} requests are at work. Try again soon.")
+        if scope["method"] not in _WITHOUT_BODY:
+            return self._refusal_of_body(_announced_bytes(scope))
+        return None
+
+    def _refusal_of_body(self, size: int) -> Problem | None:
+        if size > self.settings.max_body_bytes:
+            return BodyTooLarge(_too_large(self.settings.max_body_bytes))
+        if self.limits.held_bytes + size > self.settings.max_buffered_bytes:
+            return Overloaded(_NO_ROOM)
+        return None
+
+    async def _run(self, request: _Request, scope: Scope, receive: Receive, send: Send) -> None:
+        limits = self.limits
 
         async def bounded_receive() -> Message:
-            nonlocal taken
             message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self.max_bytes:
-                # FastAPI lets no other exception out of its reading of the body.
-                raise HTTPException(BodyTooLarge.status, detail)
+            if BODY_EXPIRED in scope:
+                raise _within_reading(RequestTimeout(_LATE_BODY))
+            size = len(message.get("body", b""))
+            limits.held_bytes += size
+            request.held_bytes += size
+            request.is_read = not message.get("more_body", False)
+            if request.held_bytes > limits.settings.max_body_bytes:
+                raise _within_reading(BodyTooLarge(_too_large(limits.settings.max_body_bytes)))
+            if limits.held_bytes > limits.settings.max_buffered_bytes:
+                raise _within_reading(Overloaded(_NO_ROOM))
             return message
 
-        await self.app(scope, bounded_receive, send)
+        async def noticing_send(message: Message) -> None:
+            request.has_begun_answer = True
+            await send(message)
+
+        await self.app(scope, bounded_receive, noticing_send)
+
+    def _overdue(self, scope: Scope, request: _Request) -> Problem:
+        reason = f"The answer took over {self.settings.request_timeout:g} s."
+        if scope["method"] in _WITHOUT_BODY:
+            return DeadlineExceeded(f"{reason} Try again soon, or ask for less at a time.")
+        if not request.is_read:
+            return RequestTimeout(_LATE_BODY)
+        return OutcomeUnknown(reason)
+
+
+def require_at_most(location: Literal["body", "query"], name: str, value: int, most: int) -> None:
+    """Raise `InvalidRequest`, which names the field, where the value is over the deployment's."""
+    if value > most:
+        raise InvalidRequest([FieldError(location, name, "too_long", f"At most {most} here")])
+
+
+def _within_reading(problem: Problem) -> HTTPException:
+    """The problem in an exception that FastAPI lets out of its reading of a body, as no other."""
+    return HTTPException(problem.status, problem)  # type: ignore[arg-type]  # see `problems`
+
+
+def _too_large(most: int) -> str:
+    return f"The body is over {most} bytes. Send less at a time."
 
 
 def _announced_bytes(scope: Scope) -> int:

@@ -2,9 +2,10 @@
 
 from fastapi import APIRouter
 
+from iris_api.api.access import ACCESS_PROBLEMS, SECURED, Reader
 from iris_api.api.problems import problem_responses
 from iris_api.api.resources import Model
-from iris_api.errors import InternalError, ModelUnavailable
+from iris_api.errors import DeadlineExceeded, InternalError, ModelUnavailable
 from iris_api.inference.artifact import Manifest
 
 router = APIRouter(tags=["model"])
@@ -13,8 +14,11 @@ router = APIRouter(tags=["model"])
 @router.get(
     "/model",
     summary="Read the active model's card",
-    responses=problem_responses(InternalError, ModelUnavailable),
+    responses=problem_responses(
+        *ACCESS_PROBLEMS, InternalError, DeadlineExceeded, ModelUnavailable
+    ),
+    openapi_extra=SECURED,
 )
-async def read_model(model: Model) -> Manifest:
+async def read_model(model: Model, _caller: Reader) -> Manifest:
     """Version, digest, libraries, classes, features with their ranges, and scores."""
     return model.manifest

@@ -1,11 +1,13 @@
 """For those who run the service: is it alive, is it ready, and its metrics."""
 
+import asyncio
 from typing import Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
+from iris_api.api.access import ACCESS_PROBLEMS, SECURED, Admin
 from iris_api.api.problems import problem_responses
 from iris_api.api.resources import ProcessResources, Resources
 from iris_api.database.crud import ping
@@ -45,9 +47,11 @@ async def livez() -> Liveness:
     summary="Can the service predict?",
     responses=problem_responses(InternalError, NotReady),
 )
-async def readyz(resources: ProcessResources) -> Readiness:
+async def readyz(request: Request, resources: ProcessResources) -> Readiness:
     """The state of the database, its schema and the model; 503 while one of them is missing."""
-    checks = {**await _check_database(resources), "model": _check_model(resources)}
+    if request.app.state.is_stopping:
+        raise NotReady("The service is stopping. Ask another replica.", {})
+    checks = {**await _check_database_in_time(resources), "model": _check_model(resources)}
     failed = [f"{name}: {check.detail}" for name, check in checks.items() if check.status != "ok"]
     if failed:
         raise NotReady(
@@ -62,12 +66,22 @@ async def readyz(resources: ProcessResources) -> Readiness:
     response_class=Response,
     responses={
         200: {"content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}},
-        **problem_responses(InternalError),
+        **problem_responses(*ACCESS_PROBLEMS, InternalError),
     },
+    openapi_extra=SECURED,
 )
-async def metrics(resources: ProcessResources) -> Response:
+async def metrics(resources: ProcessResources, _caller: Admin) -> Response:
     """Requests, latencies, inference, connections, and predictions by label and model."""
     return Response(resources.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _check_database_in_time(resources: Resources) -> dict[str, Check]:
+    """Bounded, for a database that is frozen, or that the network does not reach, says nothing."""
+    try:
+        async with asyncio.timeout(resources.readiness_timeout):
+            return await _check_database(resources)
+    except TimeoutError:
+        return _no_database(f"PostgreSQL did not answer in {resources.readiness_timeout:g} s.")
 
 
 async def _check_database(resources: Resources) -> dict[str, Check]:
@@ -75,10 +89,7 @@ async def _check_database(resources: Resources) -> dict[str, Check]:
         try:
             await ping(session)
         except Problem as problem:
-            return {
-                "database": Check(status="failed", detail=problem.detail),
-                "schema": Check(status="unknown", detail="The database did not say."),
-            }
+            return _no_database(problem.detail)
         database = Check(status="ok", detail="PostgreSQL answers.")
         try:
             revision = await resources.schema_check(session)
@@ -88,6 +99,13 @@ async def _check_database(resources: Resources) -> dict[str, Check]:
             "database": database,
             "schema": Check(status="ok", detail=f"At revision {revision}."),
         }
+
+
+def _no_database(detail: str) -> dict[str, Check]:
+    return {
+        "database": Check(status="failed", detail=detail),
+        "schema": Check(status="unknown", detail="The database did not say."),
+    }
 
 
 def _check_model(resources: Resources) -> Check:

@@ -4,25 +4,28 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
+from iris_api.api.access import ACCESS_PROBLEMS, SECURED, Predictor
 from iris_api.api.direct import DirectRoute
+from iris_api.api.idempotency import PARAMETER, Key
+from iris_api.api.limits import require_at_most
 from iris_api.api.problems import problem_responses
 from iris_api.api.resources import ProcessResources
-from iris_api.database.crud import NewPrediction, StoredAs
 from iris_api.database.schema import (
     IrisFeatures,
     IrisFeaturesBatch,
     PredictionBatch,
     PredictionResponse,
 )
+from iris_api.database.writes import NewPrediction, StoredAs
 from iris_api.errors import (
     BodyTooLarge,
-    DatabaseUnavailable,
+    IdempotencyKeyReused,
     InternalError,
     InvalidRequest,
     MalformedBody,
     ModelUnavailable,
-    Overloaded,
-    SchemaOutdated,
+    OutcomeUnknown,
+    RequestTimeout,
     UnsupportedMediaType,
 )
 from iris_api.inference.classifier import ClassPrediction
@@ -31,29 +34,37 @@ router = APIRouter(
     route_class=DirectRoute,
     tags=["predict"],
     responses=problem_responses(
+        *ACCESS_PROBLEMS,
         MalformedBody,
+        RequestTimeout,
         UnsupportedMediaType,
         BodyTooLarge,
         InvalidRequest,
+        IdempotencyKeyReused,
         InternalError,
         ModelUnavailable,
-        Overloaded,
-        DatabaseUnavailable,
-        SchemaOutdated,
+        OutcomeUnknown,
     ),
 )
 
 
 @router.post(
-    "/predict", summary="Predict the species of one flower", response_model=PredictionResponse
+    "/predict",
+    summary="Predict the species of one flower",
+    response_model=PredictionResponse,
+    openapi_extra=SECURED | PARAMETER,
 )
 async def predict(
-    features: IrisFeatures, response: Response, resources: ProcessResources
+    features: IrisFeatures,
+    response: Response,
+    resources: ProcessResources,
+    caller: Predictor,
+    key: Key,
 ) -> dict[str, Any]:
     """Classify a flower, store the prediction, answer with the stored row."""
     row = features.as_row()
     answer = await resources.require_model().engine.predict(row)
-    stored = await resources.recorder.record(NewPrediction.of(row, answer))
+    stored = await resources.recorder.record(NewPrediction.of(caller.client, row, answer, key))
     response.headers["Content-Location"] = f"/predictions/{stored.id}"
     return _answer(answer, stored)
 
@@ -62,17 +73,26 @@ async def predict(
     "/predict/batch",
     summary="Predict the species of up to 10,000 flowers",
     response_model=PredictionBatch,
+    openapi_extra=SECURED | PARAMETER,
 )
-async def predict_batch(batch: IrisFeaturesBatch, resources: ProcessResources) -> dict[str, Any]:
+async def predict_batch(
+    batch: IrisFeaturesBatch, resources: ProcessResources, caller: Predictor, key: Key
+) -> dict[str, Any]:
     """Classify flowers and store all predictions in one transaction, or none."""
+    require_at_most("body", "items", len(batch.items), resources.max_batch_items)
     rows = [features.as_row() for features in batch.items]
     answers = await resources.require_model().engine.predict_many(rows)
-    stored = await resources.recorder.record_all(rows, answers)
+    stored = await resources.recorder.record_all(caller.client, rows, answers, key)
     return {"items": list(map(_answer, answers, stored))}
 
 
 def _answer(answer: ClassPrediction, stored: StoredAs) -> dict[str, Any]:
-    """The fields of a `PredictionResponse`, as a dict: ten times as fast to make."""
+    """The fields of a `PredictionResponse`, as a dict: ten times as fast to make.
+
+    A repeated request gets its earlier answer, though the model may have changed since.
+    """
+    if stored.earlier_answer is not None:
+        answer = stored.earlier_answer
     return {
         "id": stored.id,
         "prediction": answer.prediction,

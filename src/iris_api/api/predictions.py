@@ -5,33 +5,45 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
+from iris_api.api.access import ACCESS_PROBLEMS, SECURED, Reader
+from iris_api.api.limits import require_at_most
 from iris_api.api.problems import problem_responses
-from iris_api.api.resources import Session
+from iris_api.api.resources import ProcessResources, Session
 from iris_api.database.crud import get_prediction, list_predictions
 from iris_api.database.cursor import Cursor
 from iris_api.database.schema import PageQuery, PredictionId, PredictionInDB, PredictionPage
 from iris_api.errors import (
-    DatabaseUnavailable,
+    DeadlineExceeded,
     FieldError,
     InternalError,
     InvalidRequest,
     PredictionNotFound,
-    SchemaOutdated,
 )
 
 router = APIRouter(
     tags=["history"],
-    responses=problem_responses(InvalidRequest, InternalError, DatabaseUnavailable, SchemaOutdated),
+    responses=problem_responses(*ACCESS_PROBLEMS, InvalidRequest, InternalError, DeadlineExceeded),
 )
 
 
-@router.get("/predictions", summary="List predictions, newest first")
+@router.get("/predictions", summary="List predictions, newest first", openapi_extra=SECURED)
 async def read_predictions(
-    query: Annotated[PageQuery, Query()], request: Request, response: Response, session: Session
+    query: Annotated[PageQuery, Query()],
+    request: Request,
+    response: Response,
+    caller: Reader,
+    resources: ProcessResources,
+    session: Session,
 ) -> PredictionPage:
     """One page. Follow the header `Link: <...>; rel="next"`, or pass `next_cursor` as `cursor`."""
+    require_at_most("query", "limit", query.limit, resources.max_page_items)
     page = await list_predictions(
-        session, query, limit=query.limit, skip=query.skip, after=_position(query)
+        session,
+        query,
+        client=caller.client,
+        limit=query.limit,
+        skip=query.skip,
+        after=_position(query),
     )
     next_cursor = page.next_cursor and page.next_cursor.encode()
     if next_cursor:
@@ -45,13 +57,15 @@ async def read_predictions(
     "/predictions/{prediction_id}",
     summary="Read one prediction",
     responses=problem_responses(PredictionNotFound),
+    openapi_extra=SECURED,
 )
 async def read_prediction(
     prediction_id: Annotated[PredictionId, Path(description="As in a prediction's `id`")],
+    caller: Reader,
     session: Session,
 ) -> PredictionInDB:
     """What was asked, and what was answered."""
-    row = await get_prediction(session, prediction_id)
+    row = await get_prediction(session, prediction_id, client=caller.client)
     if row is None:
         raise PredictionNotFound("No prediction has this id. GET /predictions lists them.")
     return PredictionInDB.model_validate(row)

@@ -13,7 +13,6 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from iris_api.errors import (
-    BodyTooLarge,
     FieldError,
     InternalError,
     InvalidRequest,
@@ -122,14 +121,14 @@ def _field_name(path: Sequence[str | int]) -> str:
 
 
 def _problem_of_http_exception(error: HTTPException) -> Problem:
+    if isinstance(error.detail, Problem):
+        return error.detail
     match error.status_code:
         case HTTPStatus.NOT_FOUND:
             return NotFound("There is no such path. /docs lists them all.")
         case HTTPStatus.METHOD_NOT_ALLOWED:
             allowed = (error.headers or {}).get("Allow", "")
             return MethodNotAllowed(f"This path takes {allowed}.", headers=error.headers)
-        case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            return BodyTooLarge(error.detail)
         case HTTPStatus.BAD_REQUEST:
             return MalformedBody("The body could not be read. Send one JSON value, in UTF-8.")
         case _:

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from iris_api.database.deps import get_db
+from iris_api.database.keyring import Keyring
 from iris_api.database.migrations import SchemaCheck
 from iris_api.database.recorder import Recorder
 from iris_api.database.session import SessionFactory
@@ -31,9 +32,16 @@ class Resources:
     metrics: Metrics
     session_factory: SessionFactory
     recorder: Recorder
+    keyring: Keyring
     schema_check: SchemaCheck
     model: ServedModel | ModelUnavailable
     """The model, or why there is none; the service starts either way, and is not ready then."""
+    open_access: bool
+    """Whether requests need no API key."""
+    max_batch_items: int
+    max_page_items: int
+    readiness_timeout: float
+    """Seconds"""
 
     def require_model(self) -> ServedModel:
         """The model. Raises `ModelUnavailable` where there is none."""

@@ -14,18 +14,19 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MIGRATE_HINT = "Run `iris-api migrate`."
-_RETRY_HINT = "Try again soon."
+_RETRY_HINT = "Nothing was stored. Try again soon."
 _ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError)
 # Classes and codes of https://www.postgresql.org/docs/18/errcodes-appendix.html
-_UNAVAILABLE_CLASSES = ("08", "28", "3D", "53", "57", "58")
+_UNAVAILABLE_CLASSES = ("08", "28", "3D", "40", "53", "57", "58")
 _UNAVAILABLE_CODES = (
     "25006",  # read_only_sql_transaction: a standby
     "55000",  # object_not_in_prerequisite_state: a database that takes no connections
     "55P03",  # lock_not_available
 )
 _OUTDATED_CODES = ("42P01", "42703")  # undefined_table, undefined_column
-
-
+# The backend is gone, by admin_shutdown, crash_shutdown or a lost connection: perhaps after it had
+# committed. Every other error of PostgreSQL's has rolled the transaction back.
+_BROKEN_OFF = ("08", "57P01", "57P02")
 _ROW_CLASSES = ("22", "23", "P0")  # data exception, constraint violation, raised by a trigger
 
 
@@ -70,6 +71,18 @@ def problem_of(error: Exception) -> Problem | None:
 def is_refusal_of_a_row(error: asyncpg.PostgresError) -> bool:
     """Whether a row is at fault, so that the others of its group may be stored without it."""
     return sqlstate_of(error).startswith(_ROW_CLASSES)
+
+
+def is_outcome_unknown(error: Exception) -> bool:
+    """Whether a statement that was sent may have been committed although it failed."""
+    if isinstance(error, ValueError):  # asyncpg could not even encode the arguments
+        return False
+    code = sqlstate_of(error)
+    if code:
+        return code.startswith(_BROKEN_OFF)
+    return isinstance(error, (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)) or (
+        isinstance(error, DBAPIError) and error.connection_invalidated
+    )
 
 
 def sqlstate_of(error: Exception) -> str:

@@ -3,8 +3,8 @@
 from datetime import datetime
 from typing import Self
 
-from sqlalchemy import BigInteger, DateTime, Double, Identity, Index, Text, func
-from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy import BigInteger, DateTime, Double, Identity, Index, LargeBinary, Text, func
+from sqlalchemy.dialects.postgresql import ARRAY, JSON
 from sqlalchemy.orm import Mapped, mapped_column
 
 from iris_api.database.schema import IrisFeatures
@@ -13,14 +13,17 @@ from iris_api.inference.classifier import ClassPrediction
 
 IRIS_LABELS = ("setosa", "versicolor", "virginica")
 """The classes of the iris data, in the order of its targets."""
+ANONYMOUS = "anonymous"
+"""The client of all requests that come without an API key, where none is asked for."""
 
 
 class IrisPrediction(Base):
-    """One prediction: what was asked, what was answered, by which model, when."""
+    """One prediction: what was asked, what was answered, by which model, when, for whom."""
 
     __tablename__ = "iris_predictions"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    client: Mapped[str] = mapped_column(Text, server_default=ANONYMOUS)
     sepal_length: Mapped[float] = mapped_column(Double)
     sepal_width: Mapped[float] = mapped_column(Double)
     petal_length: Mapped[float] = mapped_column(Double)
@@ -33,14 +36,15 @@ class IrisPrediction(Base):
     model_version: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
-    # The history is ordered by (created_at, id). Each combination of filters on columns finds its
-    # rows in that order in one of these; `since` and `until` bound the range in any of them.
+    # A client's history is ordered by (created_at, id). Each combination of filters on columns
+    # finds its rows in that order in one of these; `since` and `until` bound the range in any.
     __table_args__ = (
-        Index("ix_iris_predictions_newest", "created_at", "id"),
-        Index("ix_iris_predictions_by_label", "prediction_label", "created_at", "id"),
-        Index("ix_iris_predictions_by_model", "model_version", "created_at", "id"),
+        Index("ix_iris_predictions_newest", "client", "created_at", "id"),
+        Index("ix_iris_predictions_by_label", "client", "prediction_label", "created_at", "id"),
+        Index("ix_iris_predictions_by_model", "client", "model_version", "created_at", "id"),
         Index(
             "ix_iris_predictions_by_model_and_label",
+            "client",
             "model_version",
             "prediction_label",
             "created_at",
@@ -68,3 +72,35 @@ class IrisPrediction(Base):
             probabilities=prediction.probabilities,
             model_version=prediction.model_version,
         )
+
+
+class IdempotencyKey(Base):
+    """An ``Idempotency-Key`` that a client has used, and the rows that were stored under it.
+
+    The rows themselves are the payload and the answer, so nothing else is kept.
+    """
+
+    __tablename__ = "idempotency_keys"
+
+    client: Mapped[str] = mapped_column(Text, primary_key=True)
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    is_batch: Mapped[bool]
+    prediction_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    __table_args__ = (Index("ix_idempotency_keys_oldest", "created_at"),)
+
+
+class ApiKey(Base):
+    """An API key of a client: its hash, never the key itself."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    client: Mapped[str] = mapped_column(Text)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    digest: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    """SHA-256; a key is 256 random bits, which nobody guesses, so no slow hash is needed."""
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

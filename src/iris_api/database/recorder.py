@@ -11,8 +11,14 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from iris_api.batching import Batcher
-from iris_api.database.crud import NewPrediction, StoredAs, copy_rows, insert_group
 from iris_api.database.failures import is_refusal_of_a_row, problem_of, translates_failures
+from iris_api.database.writes import (
+    NewPrediction,
+    StoredAs,
+    copy_rows,
+    copy_rows_once,
+    insert_group,
+)
 from iris_api.inference.classifier import ClassPrediction, Row
 from iris_api.observability.metrics import Metrics
 
@@ -39,19 +45,32 @@ class Recorder:
         """Return when PostgreSQL has committed the row, along with those of other callers.
 
         Raises `Overloaded` where too many wait already, `DatabaseUnavailable` or `SchemaOutdated`
-        where PostgreSQL cannot do its part, and asyncpg's error where it refuses this very row.
+        where PostgreSQL cannot do its part, `OutcomeUnknown` where it did not say whether it has,
+        `IdempotencyKeyReused`, and asyncpg's error where it refuses this very row.
         """
         return await self._batcher.submit(prediction)
 
     @translates_failures
     async def record_all(
-        self, rows: Sequence[Row], answers: Sequence[ClassPrediction]
+        self,
+        client: str,
+        rows: Sequence[Row],
+        answers: Sequence[ClassPrediction],
+        key: str | None = None,
     ) -> list[StoredAs]:
-        """Return when PostgreSQL has committed the rows, in a transaction of their own."""
-        predictions = map(NewPrediction.of, rows, answers)
+        """Return when PostgreSQL has committed the client's rows, in a transaction of their own.
+
+        With a key that the client has used before, return what was stored then, or raise
+        `IdempotencyKeyReused`.
+        """
+        new = (NewPrediction.of(client, *pair) for pair in zip(rows, answers, strict=True))
         async with self._engine.connect() as connection:
-            stored = await copy_rows(connection, predictions, len(rows))
-        self._metrics.count_predictions((answer.label, answer.model_version) for answer in answers)
+            if key is None:
+                stored = await copy_rows(connection, new, len(rows))
+            else:
+                stored = await copy_rows_once(connection, new, rows, client, key)
+        if stored[0].earlier_answer is None:
+            self._metrics.count_predictions((one.label, one.model_version) for one in answers)
         return stored
 
     async def aclose(self) -> None:
@@ -79,9 +98,14 @@ class Recorder:
                 *await self._insert_half(connection, group[:middle]),
                 *await self._insert_half(connection, group[middle:]),
             ]
-        self._metrics.group_rows.observe(len(group))
-        self._metrics.count_predictions((row.prediction_label, row.model_version) for row in group)
-        return [*stored]
+        new = [
+            row
+            for row, outcome in zip(group, stored, strict=True)
+            if isinstance(outcome, StoredAs) and outcome.earlier_answer is None
+        ]
+        self._metrics.group_rows.observe(len(new))
+        self._metrics.count_predictions((row.prediction_label, row.model_version) for row in new)
+        return stored
 
     async def _insert_half(
         self, connection: AsyncConnection, half: Sequence[NewPrediction]

@@ -1,11 +1,16 @@
 """The engine, the session factory and the declarative base. Nothing is built at import."""
 
-from typing import cast
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
+from uuid import uuid4
 
+import asyncpg
+import structlog
 from sqlalchemy import URL, MetaData, event, make_url
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DisconnectionError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -14,12 +19,19 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import DeclarativeBase
 
-from iris_api.errors import ConfigurationError
+from iris_api.errors import ConfigurationError, DatabaseUnsafe
 from iris_api.settings import Settings
+
+log = structlog.get_logger("iris_api")
 
 _URL_PARAMETERS = frozenset({"host", "port", "ssl", "prepared_statement_cache_size"})
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 SessionFactory = async_sessionmaker[AsyncSession]
+_NETWORK_SECONDS = 1.0
+"""What a statement's way to PostgreSQL and back may take on top of its own time."""
+EXPLICIT_TRANSACTIONS = "iris_explicit_transactions"
+"""The engine's execution option for PgBouncer, which may send the parts of a statement that stands
+outside of a transaction to different servers."""
 
 
 class Base(DeclarativeBase):
@@ -87,14 +99,60 @@ def create_engine(settings: Settings) -> AsyncEngine:
         pool_timeout=settings.database_pool_timeout,
         pool_use_lifo=True,
         hide_parameters=True,  # a user's input belongs neither in a log nor in an error
-        connect_args={
-            "timeout": settings.database_connect_timeout,
-            "command_timeout": settings.database_command_timeout,
-            "server_settings": _server_settings(settings),
-        },
+        connect_args=_connect_args(settings),
+        execution_options={EXPLICIT_TRANSACTIONS: settings.database_pgbouncer},
     )
+    event.listen(engine.sync_engine.pool, "connect", _durability_check(settings))
     event.listen(engine.sync_engine.pool, "checkout", _refuse_closed)
     return engine
+
+
+def _connect_args(settings: Settings) -> dict[str, Any]:
+    """What asyncpg is told.
+
+    The server's own bound on a statement is the tighter one: an error of PostgreSQL's says that
+    nothing was stored, where silence leaves that open.
+    """
+    arguments: dict[str, Any] = {
+        "timeout": settings.database_connect_timeout,
+        "command_timeout": settings.database_command_timeout + _NETWORK_SECONDS,
+        "server_settings": _server_settings(settings),
+    }
+    if settings.database_pgbouncer:
+        # PgBouncer hands the next transaction to another server, which has not prepared anything.
+        arguments |= {
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: f"iris_{uuid4().hex}",
+        }
+    return arguments
+
+
+_DURABILITY = """
+    SELECT name FROM unnest(ARRAY['fsync', 'full_page_writes', 'synchronous_commit']) AS name
+    WHERE current_setting(name) = 'off'
+"""
+
+
+def _durability_check(settings: Settings) -> Callable[[DBAPIConnection, object], None]:
+    """A look at each new connection's server: after a failover, it is another one."""
+
+    async def look(driver: "asyncpg.Connection[asyncpg.Record]") -> list[str]:
+        return [name for (name,) in await driver.fetch(_DURABILITY)]
+
+    def check(connection: DBAPIConnection, _record: object) -> None:
+        off = cast(AsyncAdapt_asyncpg_connection, connection).run_async(look)
+        if not off:
+            return
+        if settings.allow_unsafe_database:
+            log.warning("the database may lose what it has confirmed", off=off)
+            return
+        raise DatabaseUnsafe(
+            f"PostgreSQL runs with {', '.join(off)} off, so it may lose what it has confirmed. "
+            "Turn them on, or set IRIS_ALLOW_UNSAFE_DATABASE=true."
+        )
+
+    return check
 
 
 def _refuse_closed(connection: DBAPIConnection, _record: object, _proxy: object) -> None:
@@ -107,10 +165,15 @@ def _refuse_closed(connection: DBAPIConnection, _record: object, _proxy: object)
 
 
 def _server_settings(settings: Settings) -> dict[str, str]:
-    """The server's own bounds, for when this process is gone or stuck and cannot keep its own."""
+    """The server's own bounds, for when this process is gone or stuck and cannot keep its own.
+
+    PgBouncer refuses all but the first two; README.md says how the role brings the others.
+    """
+    tracked = {"application_name": "iris-api", "TimeZone": "UTC"}
+    if settings.database_pgbouncer:
+        return tracked
     return {
-        "application_name": "iris-api",
-        "TimeZone": "UTC",
+        **tracked,
         "statement_timeout": _milliseconds(settings.database_command_timeout),
         "lock_timeout": _milliseconds(settings.database_lock_timeout),
         "idle_in_transaction_session_timeout": _milliseconds(settings.database_command_timeout),
@@ -125,3 +188,24 @@ def _milliseconds(seconds: float) -> str:
 def create_session_factory(engine: AsyncEngine) -> SessionFactory:
     """Sessions whose rows stay readable after the commit, without another query."""
     return async_sessionmaker(engine, expire_on_commit=False)
+
+
+@asynccontextmanager
+async def one_session(settings: Settings) -> AsyncIterator[AsyncSession]:
+    """A session on an engine of its own, for a command that ends soon."""
+    engine = create_engine(settings)
+    try:
+        async with create_session_factory(engine)() as session:
+            yield session
+    finally:
+        await engine.dispose()
+
+
+async def refuse_unsafe(settings: Settings) -> None:
+    """Raise `DatabaseUnsafe` where PostgreSQL answers, and would lose what it has confirmed.
+
+    Where it does not answer, that is found out at the first connection instead.
+    """
+    with suppress(OSError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        async with one_session(settings) as session:
+            await session.connection()

@@ -62,6 +62,12 @@ class Metrics:
             ["label", "model_version"],
             registry=self.registry,
         )
+        self.connections_refused = Counter(
+            "iris_connections_refused",
+            "Clients' connections that were ended beside the application, by the problem's slug",
+            ["reason"],
+            registry=self.registry,
+        )
         self.connections_in_use = Gauge(
             "iris_database_connections_in_use",
             "Connections that are checked out of the pool",

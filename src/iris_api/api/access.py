@@ -1,0 +1,126 @@
+"""Who may do what: API keys, their scopes, and a rate limit for each client."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from starlette._utils import get_route_path
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from iris_api.api.problems import problem_response
+from iris_api.api.rate_limit import RateLimiter
+from iris_api.api.resources import Resources
+from iris_api.database.api_keys import ANYBODY, Caller
+from iris_api.database.api_keys import Scope as KeyScope
+from iris_api.errors import (
+    DatabaseUnavailable,
+    DatabaseUnsafe,
+    Forbidden,
+    Overloaded,
+    Problem,
+    RateLimited,
+    SchemaOutdated,
+    Unauthorized,
+)
+
+_OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/openapi.json", "/docs"})
+"""What needs no key: probes, and the documentation, which is the same for everybody."""
+_CALLER = "iris_api.caller"
+_HOW = "Send the header `Authorization: Bearer iris_...`; `iris-api keys create` makes a key."
+
+ACCESS_PROBLEMS = (
+    Unauthorized,
+    Forbidden,
+    RateLimited,
+    Overloaded,
+    DatabaseUnavailable,
+    DatabaseUnsafe,
+    SchemaOutdated,
+)
+"""What may keep a caller from an operation that needs a key."""
+SECURED: dict[str, Any] = {"security": [{"bearer": []}, {}]}
+"""For an operation's OpenAPI document: a key where the deployment asks for one, else none."""
+
+
+class AccessMiddleware:
+    """Finds out who the caller is, and counts the request against the caller's limit.
+
+    Installed only where an API key is asked for or a limit is set, so that open access costs
+    nothing; without it, `may` finds `ANYBODY` or nobody, as ``Resources.open_access`` says.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, needs_key: bool, limiter: RateLimiter | None = None
+    ) -> None:
+        self.app = app
+        self.needs_key = needs_key
+        self.limiter = limiter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application for a caller who may ask; answer with a problem otherwise."""
+        if scope["type"] != "http" or _is_open(get_route_path(scope)):
+            await self.app(scope, receive, send)
+            return
+        try:
+            caller = await self._find_caller(scope)
+            limits = self.limiter.count(caller.client) if self.limiter else {}
+        except Problem as problem:
+            await problem_response(problem, scope)(scope, receive, send)
+            return
+        scope[_CALLER] = caller
+
+        async def send_with_limits(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(limits)
+            await send(message)
+
+        await self.app(scope, receive, send_with_limits if limits else send)
+
+    async def _find_caller(self, scope: Scope) -> Caller:
+        if not self.needs_key:
+            return ANYBODY
+        resources: Resources = scope["app"].state.resources
+        caller = await resources.keyring.caller_of(_token_of(scope))
+        if caller is None:
+            raise Unauthorized(f"This API key is not known, was revoked, or has expired. {_HOW}")
+        return caller
+
+
+def may(key_scope: KeyScope) -> Callable[[Request], Caller]:
+    """A dependency: the caller, whose key has this scope.
+
+    It raises `Unauthorized` where nobody has found out who the caller is, and `Forbidden`.
+    """
+
+    def caller_of(request: Request) -> Caller:
+        caller: Caller | None = request.scope.get(_CALLER)
+        if caller is None:
+            resources: Resources = request.app.state.resources
+            if not resources.open_access:
+                raise Unauthorized(_HOW)
+            return ANYBODY
+        if key_scope not in caller.scopes:
+            raise Forbidden(f"This API key does not have the scope `{key_scope}`.")
+        return caller
+
+    return caller_of
+
+
+Predictor = Annotated[Caller, Depends(may("predict"))]
+Reader = Annotated[Caller, Depends(may("read"))]
+Admin = Annotated[Caller, Depends(may("admin"))]
+
+
+def _is_open(path: str) -> bool:
+    return path in _OPEN_PATHS or path.startswith("/docs/")
+
+
+def _token_of(scope: Scope) -> str:
+    values: list[bytes] = [value for name, value in scope["headers"] if name == b"authorization"]
+    if not values:
+        raise Unauthorized(f"This needs an API key. {_HOW}")
+    scheme, _, token = values[0].decode("latin-1").strip().partition(" ")
+    if len(values) > 1 or scheme.lower() != "bearer" or not token.strip():
+        raise Unauthorized(f"The header Authorization does not hold one bearer token. {_HOW}")
+    return token.strip()

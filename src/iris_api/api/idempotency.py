@@ -1,0 +1,56 @@
+"""The header ``Idempotency-Key`` (draft-ietf-httpapi-idempotency-key-header-07)."""
+
+import re
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from iris_api.errors import FieldError, InvalidRequest
+
+_NAME = "Idempotency-Key"
+_RAW_NAME = b"idempotency-key"
+_QUOTED = re.compile(rb'"((?:[ !#-\[\]-~]|\\["\\]){1,255})"')
+"""A String of RFC 8941, section 3.3.3, which is what the draft asks for."""
+_BARE = re.compile(rb"[!#-~][!-~]{0,254}")
+"""What most clients send in fact."""
+
+PARAMETER: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": _NAME,
+            "in": "header",
+            "required": False,
+            "description": "Any text of the client's own making, such as a UUID, in quotes or "
+            "bare. A repeated request with the same key and payload is answered with the row that "
+            "the first one stored, byte for byte.",
+            "schema": {"type": "string", "pattern": "^[!#-~][!-~]{0,254}$"},
+        }
+    ]
+}
+"""For the OpenAPI document."""
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The request's key; None without one. Raises `InvalidRequest` where it is none."""
+    values = [value for name, value in request.scope["headers"] if name == _RAW_NAME]
+    if not values:
+        return None
+    [value, *others] = values
+    value = value.strip()
+    if not others and (quoted := _QUOTED.fullmatch(value)):
+        return re.sub(rb"\\(.)", rb"\1", quoted[1]).decode("ascii")
+    if not others and _BARE.fullmatch(value):
+        return str(value, "ascii")
+    raise InvalidRequest(
+        [
+            FieldError(
+                "header",
+                _NAME,
+                "idempotency_key_invalid",
+                "Send it once, with 1 to 255 printable ASCII characters, such as a UUID",
+            )
+        ]
+    )
+
+
+Key = Annotated[str | None, Depends(idempotency_key)]

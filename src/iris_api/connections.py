@@ -1,0 +1,180 @@
+"""Bounds on clients' connections, which uvicorn has none of: how many, how slow, how large a head.
+
+A connection has no timer of its own; `Connections.watch` looks at all of them twice a second.
+"""
+
+import asyncio
+import time
+from enum import Enum, auto
+from typing import Any, cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+from uvicorn.server import ServerState
+
+from iris_api.api.limits import BODY_EXPIRED
+from iris_api.api.problems import problem_response
+from iris_api.errors import (
+    HeadersTooLarge,
+    MalformedRequest,
+    Overloaded,
+    Problem,
+    RequestTimeout,
+)
+from iris_api.observability.metrics import Metrics
+from iris_api.settings import Settings
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+class _Owed(Enum):
+    """What a connection waits for its client to do."""
+
+    HEAD = auto()
+    BODY = auto()
+    READING = auto()
+    """The answer, or what is left of it, before the connection is closed."""
+
+
+class Connections:
+    """All connections of this process. The application has it as ``state.connections``."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings = settings
+        self._config: Config | None = None
+        self._server: ServerState | None = None
+        self._refused = metrics.connections_refused
+        self._since: dict[BoundedProtocol, tuple[object, _Owed, float]] = {}
+        self._seconds = {
+            _Owed.HEAD: settings.header_timeout,
+            _Owed.BODY: settings.body_timeout,
+            _Owed.READING: settings.request_timeout,
+        }
+
+    async def watch(self) -> None:
+        """End the connections of clients who are too slow, until cancelled."""
+        while True:
+            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+            if self._server is not None:
+                self._look(self._server, time.monotonic())
+
+    def belong_to(self, config: Config, server: ServerState) -> None:
+        """Take note of uvicorn's own state, which only a protocol is handed."""
+        self._config, self._server = config, server
+
+    def close_after_answers(self) -> None:
+        """Tell every client, with its next answer, to open another connection: at a replica."""
+        if self._config is None or self._server is None:
+            return  # nobody has connected yet
+        close = (b"connection", b"close")
+        self._config.encoded_headers.append(close)  # of which uvicorn makes the other each second
+        self._server.default_headers = [*self._server.default_headers, close]
+
+    def count_refusal(self, problem: Problem) -> None:
+        """Count a connection that was refused."""
+        self._refused.labels(problem.slug).inc()
+
+    def _look(self, server: ServerState, now: float) -> None:
+        before, self._since = self._since, {}
+        for protocol in list(server.connections):
+            if not isinstance(protocol, BoundedProtocol):
+                continue
+            owed = protocol.owed()
+            if owed is None:
+                continue
+            state = before.get(protocol)
+            if state is None or state[0] is not protocol.scope or state[1] is not owed:
+                state = (protocol.scope, owed, now)
+            if now - state[2] > self._seconds[owed]:
+                protocol.expire(owed)
+            else:
+                self._since[protocol] = state
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, with bounds, and with problems for what is not even a request."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.keeper: Connections = config.loaded_app.state.connections
+        self.keeper.belong_to(config, server_state)
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, unless there are too many."""
+        super().connection_made(transport)
+        most = self.keeper.settings.max_connections
+        if len(self.connections) > most:
+            self.refuse(Overloaded(f"{most} connections are open. Try again soon."))
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, unless it makes the head of a request too large."""
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self._has_head():
+            self._head_bytes = 0
+            return
+        self._head_bytes += len(data)
+        most = self.keeper.settings.max_header_bytes
+        if self._head_bytes > most and not self.transport.is_closing():
+            self.refuse(HeadersTooLarge(f"The head is over {most} bytes. Send fewer headers."))
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP."""
+        self.refuse(MalformedRequest(f"{msg} Send a request of HTTP/1.1."))
+
+    def owed(self) -> _Owed | None:
+        """What the client is to do next for its request to go on; None: nothing, or all is done."""
+        if self.transport.is_closing():
+            return _Owed.READING
+        if not self._has_head():
+            return _Owed.HEAD
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.more_body and not cycle.response_complete:
+            return _Owed.BODY
+        return None
+
+    def _has_head(self) -> bool:
+        """Whether the head of the request that began last is there, as a whole."""
+        return "method" in self._scope()
+
+    def _scope(self) -> dict[str, Any]:
+        """The ASGI scope of the request that began last; empty before the first."""
+        return cast(dict[str, Any], self.scope or {})
+
+    def expire(self, owed: _Owed) -> None:
+        """End a connection whose client has not done in time what it owed."""
+        settings = self.keeper.settings
+        scope = self._scope()
+        if owed is _Owed.READING or BODY_EXPIRED in scope:
+            self.transport.abort()
+        elif owed is _Owed.BODY:
+            scope[BODY_EXPIRED] = True
+            self.cycle.message_event.set()
+        elif not scope:
+            self.transport.close()  # it never began a request, so it waits for no answer
+        else:
+            seconds = f"{settings.header_timeout:g} s"
+            self.refuse(RequestTimeout(f"The head was not there in {seconds}. Send it faster."))
+
+    def refuse(self, problem: Problem) -> None:
+        """Answer with a problem, beside the application, and close the connection."""
+        self.keeper.count_refusal(problem)
+        response = problem_response(problem, {"path": self._scope().get("path", "/")})
+        headers = {**dict(response.raw_headers), b"connection": b"close"}
+        lines = [b"%s: %s\r\n" % item for item in headers.items()]
+        self.transport.write(
+            b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", bytes(response.body)])
+        )
+        self.transport.close()

@@ -1,0 +1,89 @@
+"""API keys: made, listed, revoked, and found again by their hash.
+
+Each function commits before it returns, and raises what `translates_failures` says.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+from typing import Literal, NamedTuple, get_args
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from iris_api.database.failures import translates_failures
+from iris_api.database.models import ANONYMOUS, ApiKey
+
+Scope = Literal["predict", "read", "admin"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+_PREFIX = "iris_"
+"""So that a key which was published by mistake can be recognised, by people and by scanners."""
+_RANDOM_BYTES = 32
+
+
+class Caller(NamedTuple):
+    """Who a request comes from, and what it may do."""
+
+    client: str
+    scopes: frozenset[str]
+
+
+ANYBODY = Caller(ANONYMOUS, frozenset(SCOPES))
+"""Every caller, where no API key is asked for."""
+
+
+def digest_of(token: str) -> bytes:
+    """What is stored of an API key: SHA-256, 32 bytes."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+@translates_failures
+async def create_api_key(
+    session: AsyncSession, client: str, scopes: Collection[str], lifetime: timedelta | None = None
+) -> tuple[ApiKey, str]:
+    """Make a key; return its row, and the key itself, which nobody can read again."""
+    token = _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
+    row = ApiKey(
+        client=client,
+        scopes=[scope for scope in SCOPES if scope in scopes],
+        digest=digest_of(token),
+        expires_at=None if lifetime is None else func.now() + lifetime,
+    )
+    session.add(row)
+    await session.flush()
+    await session.refresh(row)
+    await session.commit()
+    return row, token
+
+
+@translates_failures
+async def list_api_keys(session: AsyncSession) -> Sequence[ApiKey]:
+    """All keys, revoked and expired ones included, oldest first."""
+    return (await session.scalars(select(ApiKey).order_by(ApiKey.id))).all()
+
+
+@translates_failures
+async def revoke_api_key(session: AsyncSession, key_id: int) -> bool:
+    """Revoke a key for good; False where none has this id."""
+    found = await session.scalar(
+        update(ApiKey)
+        .where(ApiKey.id == key_id)
+        .values(revoked_at=func.coalesce(ApiKey.revoked_at, func.now()))
+        .returning(ApiKey.id)
+    )
+    await session.commit()
+    return found is not None
+
+
+@translates_failures
+async def find_callers(session: AsyncSession, digests: Collection[bytes]) -> dict[bytes, Caller]:
+    """The callers of those keys that are valid now, by digest."""
+    rows = await session.execute(
+        select(ApiKey.digest, ApiKey.client, ApiKey.scopes).where(
+            ApiKey.digest.in_(digests),
+            ApiKey.revoked_at.is_(None),
+            ApiKey.expires_at.is_(None) | (ApiKey.expires_at > func.now()),
+        )
+    )
+    return {digest: Caller(client, frozenset(scopes)) for digest, client, scopes in rows}

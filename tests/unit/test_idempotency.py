@@ -1,0 +1,59 @@
+"""How an Idempotency-Key is written in a header, and read again."""
+
+import pytest
+from fastapi import Request
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iris_api.api.idempotency import idempotency_key
+from iris_api.errors import InvalidRequest
+
+PRINTABLE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=255)
+
+
+def read(*values: bytes) -> str | None:
+    headers = [(b"idempotency-key", value) for value in values]
+    return idempotency_key(Request({"type": "http", "headers": headers}))
+
+
+def quoted(key: str) -> bytes:
+    """A String of RFC 8941, section 4.1.6."""
+    return b'"' + key.replace("\\", r"\\").replace('"', r"\"").encode() + b'"'
+
+
+def test_a_request_without_the_header_has_no_key() -> None:
+    assert read() is None
+
+
+@given(PRINTABLE)
+def test_any_printable_key_comes_through_in_quotes(key: str) -> None:
+    assert read(quoted(key)) == key
+
+
+@given(PRINTABLE)
+def test_a_key_without_spaces_that_does_not_begin_with_a_quote_is_the_same_bare(key: str) -> None:
+    key = key.replace(" ", "_")
+    if not key.startswith('"'):
+        assert read(key.encode()) == read(quoted(key)) == key
+
+
+@given(PRINTABLE, PRINTABLE)
+def test_different_keys_stay_different(one: str, other: str) -> None:
+    assert (read(quoted(one)) == read(quoted(other))) == (one == other)
+
+
+@given(st.lists(st.binary(max_size=300), max_size=3))
+def test_any_header_is_a_key_or_refused(values: list[bytes]) -> None:
+    try:
+        key = read(*values)
+    except InvalidRequest as problem:
+        assert [error.field for error in problem.errors] == ["Idempotency-Key"]
+    else:
+        assert (key is None) == (not values)
+        assert key is None or (1 <= len(key) <= 255 and key.isascii() and key.isprintable())
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_key_that_comes_more_than_once_is_none(count: int) -> None:
+    with pytest.raises(InvalidRequest):
+        read(*[b"abc"] * count)
