@@ -79,7 +79,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
                 yield url
                 return
             with pgbouncer(url, tmp_path_factory.mktemp("pgbouncer")) as pooled:
-                _poolers.append(pooled)
+                _poolers[url.set(database=None)] = pooled
                 yield url
     else:
         yield make_url(DATABASE).set(drivername="postgresql+asyncpg")
@@ -103,13 +103,14 @@ def dsn_of(url: URL) -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-_poolers: list[URL] = []
-"""Where PgBouncer answers, if the tests are to go through one."""
+_poolers: dict[URL, URL] = {}
+"""Where PgBouncer answers for a server, if the tests are to go through one."""
 
 
 def settings_for(url: URL, data_dir: Path = Path(".iris"), **changes: object) -> Settings:
     """The settings of a service on this database, by way of PgBouncer where the tests have one."""
-    for pooled in _poolers:
+    pooled = _poolers.get(url.set(database=None))
+    if pooled is not None:
         url = pooled.set(database=url.database)
         changes.setdefault("database_pgbouncer", True)
     secret = SecretStr(url.render_as_string(hide_password=False))

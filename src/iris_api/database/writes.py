@@ -290,17 +290,20 @@ async def _transaction(
     assert driver is not None, "a connection that is checked out has one"  # noqa: S101
     options = connection.sync_engine.get_execution_options()
     transaction = driver.transaction() if explicit or options.get(EXPLICIT_TRANSACTIONS) else None
+    may_commit = transaction is None
     try:
         if transaction:
             await transaction.start()
         yield driver
+        may_commit = True
         if transaction:
             await transaction.commit()
     except Exception as error:
         if is_outcome_unknown(error):
             driver.terminate()
-            raise OutcomeUnknown("PostgreSQL broke off, or did not answer in time.") from error
-        if transaction and driver.is_in_transaction():
+            if may_commit:
+                raise OutcomeUnknown("PostgreSQL broke off, or did not answer in time.") from error
+        elif transaction and driver.is_in_transaction():
             await transaction.rollback()
         raise
     except BaseException:  # cancelled: PostgreSQL is in the middle of something

@@ -1,0 +1,130 @@
+"""The rate limit as clients see it, with and without API keys."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from httpx2 import AsyncClient, Response
+from tests.integration.support import (
+    SETOSA,
+    assert_problem,
+    client_of,
+    make_key,
+    running,
+    started,
+)
+
+from iris_api.api import rate_limit
+from iris_api.settings import Settings
+
+QUOTA, WINDOW = 3, 60
+
+
+class Clock:
+    """The limiter's clock, which stands still until the test moves it."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    clock = Clock()
+    defaults = {"clock": clock}
+    monkeypatch.setattr(rate_limit.RateLimiter.__init__, "__kwdefaults__", defaults)
+    yield clock
+
+
+@pytest.fixture
+def limited(settings: Settings, clock: Clock) -> Settings:
+    assert clock.now
+    return settings.model_copy(update={"rate_limit": QUOTA, "rate_limit_window": WINDOW})
+
+
+async def ask(client: AsyncClient) -> Response:
+    return await client.get("/predictions")
+
+
+def assert_refused(response: Response, seconds: int) -> None:
+    body = assert_problem(response, 429, "rate-limited")
+    assert f"{seconds} s" in body["detail"]
+    assert response.headers["Retry-After"] == str(seconds)
+    assert response.headers["RateLimit"] == f'"client";r=0;t={seconds}'
+    assert response.headers["RateLimit-Policy"] == f'"client";q={QUOTA};w={WINDOW}'
+
+
+async def test_each_answer_tells_what_is_left_and_past_it_requests_are_refused(
+    limited: Settings, clock: Clock
+) -> None:
+    async with running(limited) as client:
+        for remaining in (2, 1, 0):
+            response = await ask(client)
+            assert response.status_code == 200
+            assert response.headers["RateLimit"] == f'"client";r={remaining};t={WINDOW}'
+            assert response.headers["RateLimit-Policy"] == f'"client";q={QUOTA};w={WINDOW}'
+        clock.now += 12.5
+        assert_refused(await ask(client), 48)
+        assert_refused(await client.post("/predict", json=SETOSA), 48)
+        clock.now += 48
+        response = await ask(client)
+        assert response.status_code == 200
+        assert response.json()["items"] == [], "the refused prediction was stored"
+        assert response.headers["RateLimit"] == f'"client";r=2;t={WINDOW}'
+
+
+async def test_errors_count_and_tell_what_is_left_as_well(limited: Settings) -> None:
+    async with running(limited) as client:
+        responses = [
+            await client.post("/predict", json={}),
+            await client.get("/nowhere"),
+            await client.get("/predictions/1"),
+        ]
+        assert [response.status_code for response in responses] == [422, 404, 404]
+        left = [response.headers["RateLimit"] for response in responses]
+        assert left == [f'"client";r={remaining};t={WINDOW}' for remaining in (2, 1, 0)]
+        assert_refused(await ask(client), WINDOW)
+
+
+async def test_probes_and_the_documentation_are_never_limited(limited: Settings) -> None:
+    async with running(limited) as client:
+        for path in ("/livez", "/readyz", "/openapi.json", "/docs"):
+            for _ in range(QUOTA + 1):
+                response = await client.get(path)
+                assert response.status_code == 200
+                assert "RateLimit" not in response.headers
+        assert (await ask(client)).headers["RateLimit"] == f'"client";r=2;t={WINDOW}'
+
+
+async def test_each_client_has_a_limit_of_its_own_however_many_keys_it_has(
+    limited: Settings,
+) -> None:
+    settings = limited.model_copy(update={"auth": "keys"})
+    async with started(settings) as app:
+        one, again, other = [await make_key(settings, name) for name in ("one", "one", "other")]
+        async with client_of(app, **one) as first, client_of(app, **again) as second:
+            assert [(await ask(client)).status_code for client in (first, second, first)] == [
+                200
+            ] * QUOTA
+            for client in (first, second):
+                assert_refused(await ask(client), WINDOW)
+        async with client_of(app, **other) as client:
+            assert (await ask(client)).headers["RateLimit"] == f'"client";r=2;t={WINDOW}'
+
+
+async def test_who_has_no_key_is_nobodys_burden(limited: Settings) -> None:
+    settings = limited.model_copy(update={"auth": "keys"})
+    async with started(settings) as app, client_of(app) as nobody:
+        for _ in range(QUOTA + 1):
+            response = await ask(nobody)
+            assert response.status_code == 401
+            assert not re.search("ratelimit", str(response.headers), re.IGNORECASE)
+        async with client_of(app, **await make_key(settings)) as client:
+            assert (await ask(client)).headers["RateLimit"] == f'"client";r=2;t={WINDOW}'
+
+
+async def test_without_a_limit_nothing_is_told(client: AsyncClient) -> None:
+    response = await ask(client)
+    assert response.status_code == 200
+    assert not re.search("ratelimit", str(response.headers), re.IGNORECASE)
