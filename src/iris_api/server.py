@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import os
+import resource
 import signal
 import socket
 import threading
@@ -32,6 +33,7 @@ from iris_api.settings import Settings, load_settings
 from iris_api.tasks import in_background
 
 _BACKLOG = 2048
+_OTHER_FILES = 256  # those that are not clients' connections
 
 
 class Greeting(Protocol):
@@ -129,6 +131,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
     The settings reach the workers through the environment; ``database_url`` is set by now.
     """
     assert settings.database_url is not None, "the caller has found a database"  # noqa: S101
+    _allow_open_files(settings.max_connections + _OTHER_FILES)
     os.environ["IRIS_DATABASE_URL"] = settings.database_url.get_secret_value()
     config = uvicorn.Config(
         "iris_api.server:application",
@@ -152,6 +155,14 @@ def run(settings: Settings, listener: socket.socket) -> None:
         with TemporaryDirectory(prefix="iris-metrics-") as folder:
             os.environ[MULTIPROCESS_VARIABLE] = folder
             Multiprocess(config, sockets=[listener]).run()
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise the limit of this process as far as it may: without files, uvicorn accepts nobody."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def call_when_answering(listener: socket.socket, greet: Greeting) -> None:

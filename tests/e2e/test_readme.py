@@ -44,7 +44,7 @@ def test_the_settings_table_is_the_settings() -> None:
 
 
 def test_there_are_commands_to_run() -> None:
-    assert len(CONSOLE) == 3
+    assert len(CONSOLE) == 4
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,8 @@ def test_a_command_answers_as_shown(asked: Service, command: str, shown: str) ->
     answered = json.loads(run_console(command, asked))
     expected = json.loads(shown)
     assert without_what_varies(answered) == without_what_varies(expected)
-    assert list(answered) == list(expected)
+    if isinstance(answered, dict):
+        assert list(answered) == list(expected)
 
 
 def test_make_run_serves(tmp_path: Path) -> None:

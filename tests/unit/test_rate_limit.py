@@ -96,11 +96,24 @@ def test_windows_that_have_ended_are_forgotten(clock: Clock) -> None:
     assert list(limiter._windows) == ["another"]
 
 
+DEFECT = pytest.mark.xfail(
+    strict=True, reason="src: (now + window) - now may be over window, so `t` is window + 1"
+)
+
+
+@DEFECT
+def test_the_seconds_to_wait_are_never_more_than_the_window(clock: Clock) -> None:
+    for _ in range(1000):
+        clock.now += 0.1
+        assert left(limiter_of(clock).count("one")) == (2, WINDOW)
+
+
 STEPS = st.lists(
     st.tuples(st.sampled_from("abc"), st.floats(0, 100, allow_nan=False)), max_size=100
 )
 
 
+@DEFECT
 @given(steps=STEPS, quota=st.integers(1, 5))
 def test_no_window_of_a_client_ever_has_more_than_the_quota(
     steps: list[tuple[str, float]], quota: int
