@@ -6,7 +6,7 @@ All in one run, in turn (A B C A B C), as ratios: the machines that this runs on
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from statistics import median
@@ -53,12 +53,25 @@ def contenders(bench: Workbench) -> list[AbstractContextManager[Server]]:
             name, f"benchmarks.apps:{factory}", port, environment=environment, log=log
         )
 
-    def service(name: str, port: int, model: str) -> AbstractContextManager[Server]:
-        return iris_server(name, port, environment=bench.environment(model), log=bench.log(model))
+    def service(
+        name: str,
+        port: int,
+        model: str,
+        headers: Mapping[str, str] | None = None,
+        auth: str = "off",
+    ) -> AbstractContextManager[Server]:
+        environment = {**bench.environment(model), "IRIS_AUTH": auth}
+        log = bench.log(str(port))
+        return iris_server(name, port, environment=environment, log=log, headers=headers)
+
+    api_key = {"Authorization": f"Bearer {bench.api_key()}"}
+    idempotency_key = {"Idempotency-Key": "bench-{n}"}
 
     return [
         reference(EMPTY, "empty", 8101, "linear"),
         service(PREDICT, 8102, "linear"),
+        service("... with an API key", 8108, "linear", api_key, auth="keys"),
+        service("... with an Idempotency-Key", 8109, "linear", idempotency_key),
         reference("... by FastAPI's own route", "ordinary_route", 8103, "linear"),
         reference("... and with a session injected", "injected_session", 8104, "linear"),
         reference("textbook, linear model", "textbook", 8105, "linear"),
@@ -78,6 +91,7 @@ def measure(servers: list[Server], connections: int) -> Measured:
                 BODY,
                 connections=connections,
                 seconds=SECONDS if turn else 1,
+                headers=server.headers,
             )
             if turn:
                 spent = (server.cpu_seconds() - cpu) / sample.requests * 1e6

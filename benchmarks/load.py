@@ -1,6 +1,7 @@
 """Load on one endpoint: wrk where it is there, else an async client of this file.
 
-As a program: ``python -m benchmarks.load URL BODY CONNECTIONS SECONDS`` prints a sample as JSON.
+As a program: ``python -m benchmarks.load URL BODY CONNECTIONS SECONDS HEADERS`` prints a sample as
+JSON.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from urllib.parse import urlsplit
 
@@ -17,6 +19,7 @@ from benchmarks.processes import on_load_core
 
 ROW = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 BODY = json.dumps(ROW)
+_NONE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,21 @@ class Sample:
     failures: int
 
 
-def put_load(url: str, body: str, *, connections: int, seconds: float) -> Sample:
-    """Send ``body`` again and again over so many connections, from the load's core."""
+def put_load(
+    url: str, body: str, *, connections: int, seconds: float, headers: Mapping[str, str] = _NONE
+) -> Sample:
+    """Send ``body`` again and again over so many connections, from the load's core.
+
+    In a header, ``{n}`` stands for a number that no other request has.
+    """
+    headers = {"Content-Type": "application/json", **headers}
     if shutil.which("wrk") is None:
         command = [sys.executable, "-m", "benchmarks.load", url, body, str(connections)]
-        return Sample(**json.loads(on_load_core([*command, str(seconds)])))
+        return Sample(**json.loads(on_load_core([*command, str(seconds), json.dumps(headers)])))
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(
-            f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
-            f"wrk.body = {json.dumps(body)}\n"
+            f'wrk.method = "POST"\nwrk.body = {json.dumps(body)}\n'
+            f"{_headers_in_lua(headers)}"
             # wrk prints only some percentiles; this gives them all, in microseconds
             "done = function(summary, latency, requests)\n"
             '  io.write(string.format("SAMPLE %d %d %f %f %d\\n", summary.requests,'
@@ -61,6 +70,20 @@ def put_load(url: str, body: str, *, connections: int, seconds: float) -> Sample
     )
 
 
+def _headers_in_lua(headers: Mapping[str, str]) -> str:
+    lines = [f"wrk.headers[{json.dumps(name)}] = {json.dumps(headers[name])}" for name in headers]
+    for name, value in headers.items():
+        if "{n}" in value:
+            before, _, after = value.partition("{n}")
+            first = time.time_ns()
+            lines.append(
+                f"local n = 0\nrequest = function()\n  n = n + 1\n"
+                f'  wrk.headers[{json.dumps(name)}] = "{before}{first}-" .. n .. "{after}"\n'
+                "  return wrk.format()\nend"
+            )
+    return "\n".join(lines) + "\n"
+
+
 class _Connection(asyncio.Protocol):
     """One connection that sends its request again as soon as it is answered."""
 
@@ -77,7 +100,7 @@ class _Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         self.began = time.perf_counter()
-        self.transport.write(self.request)
+        self.transport.write(self.request.replace(b"{n}", b"%d" % time.time_ns()))
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -92,14 +115,17 @@ class _Connection(asyncio.Protocol):
         self._send()
 
 
-async def _run(url: str, body: str, connections: int, seconds: float) -> Sample:
+async def _run(
+    url: str, body: str, connections: int, seconds: float, headers: Mapping[str, str]
+) -> Sample:
     parts = urlsplit(url)
     assert parts.hostname
     assert parts.port
     content = body.encode()
     request = (
         f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        + f"Content-Length: {len(content)}\r\n\r\n"
     ).encode() + content
     latencies: list[float] = []
     failures: list[int] = []
@@ -127,5 +153,6 @@ async def _run(url: str, body: str, connections: int, seconds: float) -> Sample:
 
 
 if __name__ == "__main__":
-    sample = asyncio.run(_run(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))
+    url, body, connections, seconds, headers = sys.argv[1:]
+    sample = asyncio.run(_run(url, body, int(connections), float(seconds), json.loads(headers)))
     sys.stdout.write(json.dumps(asdict(sample)))

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import IO
@@ -24,6 +24,8 @@ class Server:
     name: str
     pid: int
     port: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """What a request to it carries."""
 
     def cpu_seconds(self) -> float:
         """User and system time of the process and of those that it has started."""
@@ -52,13 +54,18 @@ def uvicorn_server(
 
 @contextmanager
 def iris_server(
-    name: str, port: int, *, environment: Mapping[str, str], log: Path
+    name: str,
+    port: int,
+    *,
+    environment: Mapping[str, str],
+    log: Path,
+    headers: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """Run the service itself, with its own settings and its log on."""
     command = [sys.executable, "-m", "iris_api", "serve"]
     environment = {**environment, "IRIS_PORT": str(port)}
     with _running(name, command, port, "/readyz", environment, log) as server:
-        yield server
+        yield replace(server, headers=headers or {})
 
 
 @contextmanager

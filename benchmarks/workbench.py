@@ -1,5 +1,6 @@
 """What every benchmark stands on: a PostgreSQL of its own, and a model of each kind."""
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from benchmarks.processes import LOAD_CORE, pin
+from iris_api.database.api_keys import create_api_key
 from iris_api.database.embedded import database_of
 from iris_api.database.migrations import migrate
+from iris_api.database.session import one_session
 from iris_api.inference.training import train
 from iris_api.settings import Settings
 
@@ -44,6 +47,16 @@ class Workbench:
     def log(self, name: str) -> Path:
         """Where a server's output goes."""
         return HOME / f"{name}.log"
+
+    def api_key(self) -> str:
+        """An API key of a client of the benchmark's own."""
+
+        async def make() -> str:
+            settings = Settings(database_url=SecretStr(self.database_url))
+            async with one_session(settings) as session:
+                return (await create_api_key(session, "bench", ["predict"]))[1]
+
+        return asyncio.run(make())
 
     async def connect(self) -> "asyncpg.Connection[asyncpg.Record]":
         """A connection of the benchmark's own."""
