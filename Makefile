@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run migrate train test faults check format load bench bench-peers bench-history image clean
+.PHONY: help install run migrate train test fuzz faults check format load bench bench-peers bench-history image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,10 @@ train: $(INSTALLED) ## train the model anew
 
 test: $(INSTALLED) ## run all tests, on a container where an engine answers, else on the embedded PostgreSQL
 	@$(BIN)/coverage erase
-	$(BIN)/pytest --cov --cov-report=term
+	FUZZ_CASES=$${FUZZ_CASES:-2000} $(BIN)/pytest --cov --cov-report=term
+
+fuzz: $(INSTALLED) ## fuzz the service: 10,000 cases from its OpenAPI document, and raw bodies
+	$(BIN)/pytest tests/fuzz
 
 faults: $(INSTALLED) ## break the machine around the service, and count what is lost (FAULTS_SCALE=1)
 	@exec $(BIN)/pytest tests/faults

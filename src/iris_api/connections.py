@@ -8,6 +8,7 @@ import time
 from enum import Enum, auto
 from typing import Any, cast
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -29,6 +30,7 @@ from iris_api.observability.metrics import Metrics
 from iris_api.settings import Settings
 
 _SECONDS_BETWEEN_LOOKS = 0.5
+_WISHES = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
 
 class _Owed(Enum):
@@ -36,6 +38,8 @@ class _Owed(Enum):
 
     HEAD = auto()
     BODY = auto()
+    NEXT = auto()
+    """Another request, where it sends something else instead; else uvicorn's own timer runs."""
     READING = auto()
     """The answer, or what is left of it, before the connection is closed."""
 
@@ -52,6 +56,7 @@ class Connections:
         self._seconds = {
             _Owed.HEAD: settings.header_timeout,
             _Owed.BODY: settings.body_timeout,
+            _Owed.NEXT: settings.keep_alive_timeout,
             _Owed.READING: settings.request_timeout,
         }
 
@@ -109,6 +114,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.keeper: Connections = config.loaded_app.state.connections
         self.keeper.belong_to(config, server_state)
         self._head_bytes = 0
+        self._is_deaf = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, unless there are too many."""
@@ -119,9 +125,15 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came, unless it makes the head of a request too large."""
-        if self.transport.is_closing():
+        if self._is_deaf or self.transport.is_closing():
             return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._go_on_as_before(data[upgrade.args[0] :])
+        except HttpParserError:
+            self.refuse(MalformedRequest("This is not HTTP. Send a request of HTTP/1.1."))
         if self._has_head():
             self._head_bytes = 0
             return
@@ -130,9 +142,35 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_bytes > most and not self.transport.is_closing():
             self.refuse(HeadersTooLarge(f"The head is over {most} bytes. Send fewer headers."))
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP."""
-        self.refuse(MalformedRequest(f"{msg} Send a request of HTTP/1.1."))
+    def on_headers_complete(self) -> None:
+        """Begin the request, unless it wishes for another protocol: see `_go_on_as_before`."""
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Note the end of the body."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def _go_on_as_before(self, rest: bytes) -> None:
+        """Take a request that wishes for another protocol, which it may, as one of HTTP/1.1.
+
+        The parser takes what follows such a head for that protocol's, so a body would be lost, or
+        be taken for a request. So it is begun anew, with the same head less the wish.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self.refuse(MalformedRequest("This is not a proxy. Ask for a path of this server's."))
+            return
+        closes = any(n == b"connection" and b"close" in v.lower() for n, v in self.headers)
+        headers = [
+            *(b"%s: %s\r\n" % item for item in self.headers if item[0] not in _WISHES),
+            b"connection: close\r\n" if closes else b"",
+        ]
+        version = self.parser.get_http_version().encode()
+        head = b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(headers))
+        self.parser = HttpRequestParser(self)
+        self.data_received(head + rest)
 
     def owed(self) -> _Owed | None:
         """What the client is to do next for its request to go on; None: nothing, or all is done."""
@@ -141,9 +179,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self._has_head():
             return _Owed.HEAD
         cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and cycle.more_body and not cycle.response_complete:
-            return _Owed.BODY
-        return None
+        if cycle is None or cycle.response_complete:
+            return _Owed.NEXT if self.timeout_keep_alive_task is None else None
+        return _Owed.BODY if cycle.more_body else None
 
     def _has_head(self) -> bool:
         """Whether the head of the request that began last is there, as a whole."""
@@ -159,6 +197,8 @@ class BoundedProtocol(HttpToolsProtocol):
         scope = self._scope()
         if owed is _Owed.READING or BODY_EXPIRED in scope:
             self.transport.abort()
+        elif owed is _Owed.NEXT:
+            self.transport.close()
         elif owed is _Owed.BODY:
             scope[BODY_EXPIRED] = True
             self.cycle.message_event.set()
@@ -169,8 +209,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self.refuse(RequestTimeout(f"The head was not there in {seconds}. Send it faster."))
 
     def refuse(self, problem: Problem) -> None:
-        """Answer with a problem, beside the application, and close the connection."""
+        """Answer with a problem, beside the application, and close the connection.
+
+        A request that came before, as a whole, gets its own answer instead.
+        """
         self.keeper.count_refusal(problem)
+        self._is_deaf = True
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.more_body and not cycle.response_complete:
+            cycle.keep_alive = False
+            return
         response = problem_response(problem, {"path": self._scope().get("path", "/")})
         headers = {**dict(response.raw_headers), b"connection": b"close"}
         lines = [b"%s: %s\r\n" % item for item in headers.items()]

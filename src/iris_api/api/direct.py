@@ -1,5 +1,6 @@
 """A route that costs little more than its endpoint."""
 
+import re
 from collections.abc import Callable, Iterable
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any
@@ -16,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from iris_api.api.problems import problem_of_validation
 from iris_api.errors import UnsupportedMediaType
 
+_OTHER_JSON = re.compile(rb"application/[a-z0-9!#$&^_.+-]+\+json")
 _SPECIAL = (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction)
 
 
@@ -97,9 +99,13 @@ def _plain_dependencies(dependant: Dependant) -> list[tuple[str, Callable[[Reque
 
 
 def _require_json(headers: Iterable[tuple[bytes, bytes]]) -> None:
-    content_type = next((value for name, value in headers if name == b"content-type"), b"")
-    media_type = content_type.partition(b";")[0].strip().lower()
-    if media_type != b"application/json" and not media_type.endswith(b"+json"):
+    media_type = b""
+    for name, value in headers:
+        if name == b"content-type":
+            media_type = value.partition(b";")[0].strip().lower()
+        elif name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
+            raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
+    if media_type != b"application/json" and not _OTHER_JSON.fullmatch(media_type):
         raise UnsupportedMediaType("Send JSON, with the header Content-Type: application/json.")
 
 

@@ -45,9 +45,14 @@ def _instant(value: Any) -> Any:
         raise PydanticCustomError("datetime_parsing", "Input is not a time that exists") from None
 
 
-WholeNumber = Annotated[int, BeforeValidator(_whole_number, json_schema_input_type=int)]
 Instant = Annotated[AwareDatetime, BeforeValidator(_instant, json_schema_input_type=AwareDatetime)]
-PredictionId = Annotated[WholeNumber, Field(ge=1, le=MAX_ID)]
+# The bounds stand within, so that the OpenAPI document shows them as well.
+_Id = Annotated[int, Field(ge=1, le=MAX_ID)]
+_PageSize = Annotated[int, Field(ge=1, le=MAX_PAGE_ITEMS)]
+_Skip = Annotated[int, Field(ge=0, le=MAX_SKIP)]
+PredictionId = Annotated[_Id, BeforeValidator(_whole_number, json_schema_input_type=_Id)]
+PageSize = Annotated[_PageSize, BeforeValidator(_whole_number, json_schema_input_type=_PageSize)]
+RowsToSkip = Annotated[_Skip, BeforeValidator(_whole_number, json_schema_input_type=_Skip)]
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
 """A text that PostgreSQL can hold: it has no character NUL."""
 
@@ -135,8 +140,8 @@ class PredictionFilters(BaseModel):
 class PageQuery(PredictionFilters):
     """The query of ``GET /predictions``."""
 
-    limit: Annotated[WholeNumber, Field(ge=1, le=MAX_PAGE_ITEMS)] = 50
-    skip: Annotated[WholeNumber, Field(ge=0, le=MAX_SKIP)] = Field(
+    limit: PageSize = 50
+    skip: RowsToSkip = Field(
         0, description="Rows to pass over, for those who count pages; not together with `cursor`"
     )
     cursor: Text | None = Field(None, description="The `next_cursor` of the page before")
