@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 
 from iris_api.database import Base
 from iris_api.database.embedded import database_of
-from iris_api.database.session import database_url
+from iris_api.database.session import database_url, prepared_statement_args
 from iris_api.settings import Settings, load_settings
 
 _LOCK = 0x1215_0A91
@@ -36,7 +36,10 @@ async def run_online(settings: Settings) -> None:
     engine = create_async_engine(
         database_url(settings),
         poolclass=NullPool,
-        connect_args={"timeout": settings.database_connect_timeout},
+        connect_args={
+            "timeout": settings.database_connect_timeout,
+            **prepared_statement_args(settings),
+        },
     )
     async with engine.connect() as connection:
         await connection.run_sync(_migrate, settings)

@@ -118,14 +118,18 @@ def _connect_args(settings: Settings) -> dict[str, Any]:
         "command_timeout": settings.database_command_timeout + _NETWORK_SECONDS,
         "server_settings": _server_settings(settings),
     }
-    if settings.database_pgbouncer:
-        # PgBouncer hands the next transaction to another server, which has not prepared anything.
-        arguments |= {
-            "statement_cache_size": 0,
-            "prepared_statement_cache_size": 0,
-            "prepared_statement_name_func": lambda: f"iris_{uuid4().hex}",
-        }
-    return arguments
+    return arguments | prepared_statement_args(settings)
+
+
+def prepared_statement_args(settings: Settings) -> dict[str, Any]:
+    """What asyncpg is told for PgBouncer, whose next server has prepared nothing."""
+    if not settings.database_pgbouncer:
+        return {}
+    return {
+        "statement_cache_size": 0,
+        "prepared_statement_cache_size": 0,
+        "prepared_statement_name_func": lambda: f"iris_{uuid4().hex}",
+    }
 
 
 _DURABILITY = """
@@ -138,7 +142,8 @@ def _durability_check(settings: Settings) -> Callable[[DBAPIConnection, object],
     """A look at each new connection's server: after a failover, it is another one."""
 
     async def look(driver: "asyncpg.Connection[asyncpg.Record]") -> list[str]:
-        return [name for (name,) in await driver.fetch(_DURABILITY)]
+        async with driver.transaction():  # for PgBouncer, see EXPLICIT_TRANSACTIONS
+            return [name for (name,) in await driver.fetch(_DURABILITY)]
 
     def check(connection: DBAPIConnection, _record: object) -> None:
         off = cast(AsyncAdapt_asyncpg_connection, connection).run_async(look)
