@@ -63,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
             engine,
             max_group=settings.max_batch,
             max_waiting=settings.max_waiting,
+            max_wait=settings.max_wait,
             max_in_flight=settings.database_groups_in_flight,
             metrics=metrics,
         )
@@ -141,6 +142,7 @@ async def _load_model(settings: Settings, metrics: Metrics) -> ServedModel | Mod
         threads=settings.inference_threads,
         max_batch=settings.max_batch,
         max_waiting=settings.max_waiting,
+        max_wait=settings.max_wait,
         metrics=metrics,
     )
     return ServedModel(loaded.manifest, engine)

@@ -12,6 +12,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class CancelledInFlight(asyncio.CancelledError):
+    """The caller was cancelled when its item's batch had begun, so the item is being worked on."""
+
+
 class Batcher(Generic[Item, Result]):
     """Turns calls for one item into calls for many.
 
@@ -22,7 +26,8 @@ class Batcher(Generic[Item, Result]):
     A lone caller waits for nothing: its batch starts at the loop's next turn. Callers that arrive
     while ``max_in_flight`` batches run form the next one, of at most ``max_batch`` items. A batch
     runs in a task that no caller owns, so a caller that is cancelled takes nobody with it; an item
-    whose caller left before its batch began is left out.
+    whose caller left before its batch began is left out, and so is one that has waited for over
+    ``max_wait`` seconds: where more is asked for than can be done, what is done is in time.
     """
 
     def __init__(
@@ -31,13 +36,15 @@ class Batcher(Generic[Item, Result]):
         *,
         max_batch: int,
         max_waiting: int,
+        max_wait: float,
         max_in_flight: int = 1,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
         self._max_waiting = max_waiting
+        self._max_wait = max_wait
         self._max_in_flight = max_in_flight
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._waiting: deque[tuple[Item, asyncio.Future[Result], float]] = deque()
         self._in_flight: set[asyncio.Task[None]] = set()
         self._unbegun = 0
         self._closed = False
@@ -45,8 +52,9 @@ class Batcher(Generic[Item, Result]):
     async def submit(self, item: Item) -> Result:
         """Wait for the item's result.
 
-        Raises `Overloaded`, at once, where ``max_waiting`` callers wait already or where the
-        batcher is closed; then the item was not taken.
+        Raises `Overloaded` where ``max_waiting`` callers wait already, where the item has waited
+        too long, or where the batcher is closed; then nothing was done for it. A caller that is
+        cancelled gets `CancelledInFlight` where its batch has begun; else nothing is done for it.
         """
         if self._closed:
             raise Overloaded("The service is stopping. Try again, at another replica.")
@@ -54,10 +62,16 @@ class Batcher(Generic[Item, Result]):
             self._forget_cancelled()
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(f"{self._max_waiting} requests wait already. Try again soon.")
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._waiting.append((item, future, loop.time()))
         self._start_batches()
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError as error:
+            if any(waiting is future for _, waiting, _ in self._waiting):
+                raise
+            raise CancelledInFlight from error
 
     async def aclose(self) -> None:
         """Take no more items; return when all that were taken have their results."""
@@ -110,10 +124,15 @@ class Batcher(Generic[Item, Result]):
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        oldest = asyncio.get_running_loop().time() - self._max_wait
         while self._waiting and len(batch) < self._max_batch:
-            entry = self._waiting.popleft()
-            if not entry[1].done():
-                batch.append(entry)
+            item, future, since = self._waiting.popleft()
+            if future.done():
+                continue
+            if since < oldest:
+                future.set_exception(Overloaded(f"Waited {self._max_wait:g} s. Try again soon."))
+            else:
+                batch.append((item, future))
         return batch
 
     def _forget_cancelled(self) -> None:

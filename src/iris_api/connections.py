@@ -30,6 +30,7 @@ from iris_api.observability.metrics import Metrics
 from iris_api.settings import Settings
 
 _SECONDS_BETWEEN_LOOKS = 0.5
+_LAST_CALL_SECONDS = 0.3
 _WISHES = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
 
@@ -171,6 +172,10 @@ class BoundedProtocol(HttpToolsProtocol):
         head = b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(headers))
         self.parser = HttpRequestParser(self)
         self.data_received(head + rest)
+
+    def shutdown(self) -> None:
+        """Close the connection, but let a request that is on its way arrive, and be answered."""
+        self.loop.call_later(_LAST_CALL_SECONDS, super().shutdown)
 
     def owed(self) -> _Owed | None:
         """What the client is to do next for its request to go on; None: nothing, or all is done."""

@@ -234,7 +234,7 @@ class Overloaded(Unavailable):
 
 
 class DeadlineExceeded(Unavailable):
-    """The request took longer than ``IRIS_REQUEST_TIMEOUT``. It was one that changes nothing."""
+    """The request took longer than ``IRIS_REQUEST_TIMEOUT``; nothing was stored."""
 
     slug = "deadline-exceeded"
     title = "The answer did not come in time"

@@ -76,6 +76,11 @@ class Settings(BaseSettings):
         ge=1,
         description="Requests that wait for the model, or for a commit, at most; past it: 503.",
     )
+    max_wait: Seconds = Field(
+        3.0,
+        description="Seconds that a request waits for the model, or for a commit, at most; past "
+        "it: 503.",
+    )
     database_groups_in_flight: int = Field(
         1, ge=1, le=64, description="Commits under way at the same time, for each worker."
     )

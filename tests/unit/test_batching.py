@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iris_api.batching import Batcher
+from iris_api.batching import Batcher, CancelledInFlight
 from iris_api.errors import Overloaded
 
 
@@ -48,8 +49,9 @@ def submit(batcher: Batcher[int, int], *items: int) -> list[asyncio.Task[int]]:
     return [asyncio.create_task(batcher.submit(item)) for item in items]
 
 
-def batcher_of(gate: Gate, **bounds: int) -> Batcher[int, int]:
-    return Batcher(gate, **{"max_batch": 100, "max_waiting": 100, **bounds})
+def batcher_of(gate: Gate, **bounds: float) -> Batcher[int, int]:
+    options: dict[str, Any] = {"max_batch": 100, "max_waiting": 100, "max_wait": 60, **bounds}
+    return Batcher(gate, **options)
 
 
 async def test_a_lone_caller_is_served_at_once() -> None:
@@ -100,6 +102,48 @@ async def test_callers_past_the_bound_are_refused_at_once() -> None:
         await batcher.submit(4)
     gate.open(3)
     assert await asyncio.gather(running, *waiting) == [10, 20, 30]
+
+
+async def test_who_has_waited_too_long_is_refused_when_the_turn_comes() -> None:
+    gate = Gate()
+    batcher = batcher_of(gate, max_wait=0.01)
+    [running] = submit(batcher, 1)
+    await turn()
+    waiting = submit(batcher, 2, 3)
+    await asyncio.sleep(0.02)
+    gate.open(2)
+    assert await running == 10
+    for refused in waiting:
+        with pytest.raises(Overloaded, match="Waited"):
+            await refused
+    assert await batcher.submit(4) == 40
+    assert gate.batches == [[1], [4]]
+
+
+async def test_who_is_cancelled_learns_whether_the_batch_had_begun() -> None:
+    gate = Gate()
+    batcher = batcher_of(gate)
+    learned: list[type[BaseException]] = []
+
+    async def note(item: int) -> None:
+        try:
+            await batcher.submit(item)
+        except asyncio.CancelledError as error:
+            learned.append(type(error))
+            raise
+
+    tasks = []
+    for item in (1, 2):
+        tasks.append(asyncio.create_task(note(item)))
+        await turn()
+    for task in reversed(tasks):
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+    assert learned == [asyncio.CancelledError, CancelledInFlight]
+    gate.open()
+    await batcher.aclose()
+    assert gate.batches == [[1]]
 
 
 async def test_cancelled_callers_make_room() -> None:
@@ -154,7 +198,7 @@ async def test_too_few_results_fail_the_batch_instead_of_hanging_it() -> None:
     async def run(items: list[int]) -> list[int]:
         return items[:-1]
 
-    batcher: Batcher[int, int] = Batcher(run, max_batch=9, max_waiting=9)
+    batcher: Batcher[int, int] = Batcher(run, max_batch=9, max_waiting=9, max_wait=60)
     results = await asyncio.gather(*submit(batcher, 1, 2), return_exceptions=True)
     assert isinstance(results[-1], ValueError)
 

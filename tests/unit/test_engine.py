@@ -47,7 +47,12 @@ def engine_of(
     classifier: Classifier, metrics: Metrics, *, threads: int = 1, max_batch: int = 256
 ) -> InferenceEngine:
     return InferenceEngine(
-        classifier, threads=threads, max_batch=max_batch, max_waiting=1024, metrics=metrics
+        classifier,
+        threads=threads,
+        max_batch=max_batch,
+        max_waiting=1024,
+        max_wait=60,
+        metrics=metrics,
     )
 
 

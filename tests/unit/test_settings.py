@@ -10,6 +10,7 @@ from iris_api.settings import Settings, load_settings
 WRONG = {
     "IRIS_MAX_BATCH": "-70007",
     "IRIS_MAX_WAITING": "n0t-this",
+    "IRIS_MAX_WAIT": "-70007",
     "IRIS_DATABASE_GROUPS_IN_FLIGHT": "-70007",
     "IRIS_PORT": "70007",
     "IRIS_WORKERS": "n0t-this",

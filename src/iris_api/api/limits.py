@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from iris_api.api.problems import problem_response
+from iris_api.database.writes import CancelledWhileStoring
 from iris_api.errors import (
     BodyTooLarge,
     DeadlineExceeded,
@@ -41,7 +42,7 @@ class _Request:
 
     began: float
     held_bytes: int = 0
-    is_read: bool = False
+    is_reading: bool = False
     has_begun_answer: bool = False
     is_overdue: bool = False
 
@@ -97,11 +98,13 @@ class LimitsMiddleware:
         request = self.limits.requests[task] = _Request(time.monotonic())
         try:
             await self._run(request, scope, receive, send)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if not request.is_overdue or request.has_begun_answer:
                 raise
             task.uncancel()
-            await problem_response(self._overdue(scope, request), scope)(scope, receive, send)
+            may_be_stored = isinstance(error, CancelledWhileStoring)
+            problem = self._overdue(request, may_be_stored=may_be_stored)
+            await problem_response(problem, scope)(scope, receive, send)
         finally:
             del self.limits.requests[task]
             self.limits.held_bytes -= request.held_bytes
@@ -126,13 +129,14 @@ class LimitsMiddleware:
         limits = self.limits
 
         async def bounded_receive() -> Message:
+            request.is_reading = True
             message = await receive()
             if BODY_EXPIRED in scope:
                 raise _within_reading(RequestTimeout(_LATE_BODY))
             size = len(message.get("body", b""))
             limits.held_bytes += size
             request.held_bytes += size
-            request.is_read = not message.get("more_body", False)
+            request.is_reading = message.get("more_body", False)
             if request.held_bytes > limits.settings.max_body_bytes:
                 raise _within_reading(BodyTooLarge(_too_large(limits.settings.max_body_bytes)))
             if limits.held_bytes > limits.settings.max_buffered_bytes:
@@ -145,13 +149,13 @@ class LimitsMiddleware:
 
         await self.app(scope, bounded_receive, noticing_send)
 
-    def _overdue(self, scope: Scope, request: _Request) -> Problem:
+    def _overdue(self, request: _Request, *, may_be_stored: bool) -> Problem:
         reason = f"The answer took over {self.settings.request_timeout:g} s."
-        if scope["method"] in _WITHOUT_BODY:
-            return DeadlineExceeded(f"{reason} Try again soon, or ask for less at a time.")
-        if not request.is_read:
+        if may_be_stored:
+            return OutcomeUnknown(reason)
+        if request.is_reading:
             return RequestTimeout(_LATE_BODY)
-        return OutcomeUnknown(reason)
+        return DeadlineExceeded(f"{reason} Nothing was stored. Try again soon.")
 
 
 def require_at_most(location: Literal["body", "query"], name: str, value: int, most: int) -> None:

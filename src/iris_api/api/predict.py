@@ -19,6 +19,7 @@ from iris_api.database.schema import (
 from iris_api.database.writes import NewPrediction, StoredAs
 from iris_api.errors import (
     BodyTooLarge,
+    DeadlineExceeded,
     IdempotencyKeyReused,
     InternalError,
     InvalidRequest,
@@ -43,6 +44,7 @@ router = APIRouter(
         IdempotencyKeyReused,
         InternalError,
         ModelUnavailable,
+        DeadlineExceeded,
         OutcomeUnknown,
     ),
 )

@@ -10,6 +10,7 @@ from iris_api.database.session import SessionFactory
 _MAX_REMEMBERED = 10_000
 _MAX_BATCH = 256
 _MAX_WAITING = 1024
+_MAX_WAIT = 3.0  # seconds
 
 
 class Keyring:
@@ -26,7 +27,7 @@ class Keyring:
         self._seconds = remember
         self._remembered: dict[bytes, tuple[float, Caller | None]] = {}
         self._batcher: Batcher[bytes, Caller | None] = Batcher(
-            self._ask, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING
+            self._ask, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING, max_wait=_MAX_WAIT
         )
 
     async def caller_of(self, token: str) -> Caller | None:

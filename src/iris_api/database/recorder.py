@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from iris_api.batching import Batcher
+from iris_api.batching import Batcher, CancelledInFlight
 from iris_api.database.failures import is_refusal_of_a_row, problem_of, translates_failures
 from iris_api.database.writes import (
+    CancelledWhileStoring,
     NewPrediction,
     StoredAs,
     copy_rows,
@@ -32,13 +33,18 @@ class Recorder:
         *,
         max_group: int,
         max_waiting: int,
+        max_wait: float,
         max_in_flight: int,
         metrics: Metrics,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
         self._batcher: Batcher[NewPrediction, StoredAs] = Batcher(
-            self._commit, max_batch=max_group, max_waiting=max_waiting, max_in_flight=max_in_flight
+            self._commit,
+            max_batch=max_group,
+            max_waiting=max_waiting,
+            max_wait=max_wait,
+            max_in_flight=max_in_flight,
         )
 
     async def record(self, prediction: NewPrediction) -> StoredAs:
@@ -46,9 +52,13 @@ class Recorder:
 
         Raises `Overloaded` where too many wait already, `DatabaseUnavailable` or `SchemaOutdated`
         where PostgreSQL cannot do its part, `OutcomeUnknown` where it did not say whether it has,
-        `IdempotencyKeyReused`, and asyncpg's error where it refuses this very row.
+        `IdempotencyKeyReused`, and asyncpg's error where it refuses this very row. A caller that
+        is cancelled gets `CancelledWhileStoring` where its row may be stored all the same.
         """
-        return await self._batcher.submit(prediction)
+        try:
+            return await self._batcher.submit(prediction)
+        except CancelledInFlight as error:
+            raise CancelledWhileStoring from error
 
     @translates_failures
     async def record_all(

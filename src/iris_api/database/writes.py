@@ -4,6 +4,7 @@ Each function raises `OutcomeUnknown` where PostgreSQL did not say whether it ha
 closes that connection for good; any other error means that nothing was stored.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -20,6 +21,10 @@ from iris_api.errors import IdempotencyKeyReused, OutcomeUnknown
 from iris_api.inference.classifier import ClassPrediction, Row
 
 Driver: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+
+class CancelledWhileStoring(asyncio.CancelledError):
+    """The caller was cancelled when PostgreSQL had begun, so nobody can say what was stored."""
 
 
 class NewPrediction(NamedTuple):
@@ -306,6 +311,8 @@ async def _transaction(
         elif transaction and driver.is_in_transaction():
             await transaction.rollback()
         raise
-    except BaseException:  # cancelled: PostgreSQL is in the middle of something
+    except asyncio.CancelledError as error:  # PostgreSQL is in the middle of something
         driver.terminate()
+        if may_commit:
+            raise CancelledWhileStoring from error
         raise

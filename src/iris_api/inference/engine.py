@@ -27,6 +27,7 @@ class InferenceEngine:
         threads: int,
         max_batch: int,
         max_waiting: int,
+        max_wait: float,
         metrics: Metrics,
     ) -> None:
         self.classifier = classifier
@@ -36,7 +37,11 @@ class InferenceEngine:
         self._duration = metrics.inference_duration
         self._batch_rows = metrics.inference_rows
         self._batcher: Batcher[Row, ClassPrediction] = Batcher(
-            self.predict_many, max_batch=max_batch, max_waiting=max_waiting, max_in_flight=threads
+            self.predict_many,
+            max_batch=max_batch,
+            max_waiting=max_waiting,
+            max_wait=max_wait,
+            max_in_flight=threads,
         )
 
     async def predict(self, row: Row) -> ClassPrediction:

@@ -1,0 +1,64 @@
+"""Faults: real processes, real signals, a real PostgreSQL. `make faults`; not part of `make test`.
+
+``FAULTS_SCALE`` scales repetitions and durations.
+"""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from tests.faults.postgres import Postgres
+from tests.faults.report import Line, table
+from tests.faults.trial import Trial
+
+_lines: list[Line] = []
+
+
+class OpenTrial(Protocol):
+    """Begins a fault's trial, on a PostgreSQL of its own in ``where`` or in the test's folder."""
+
+    def __call__(self, fault: str, *options: str, where: Path | None = None) -> Trial: ...
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ends_cleanly() -> Iterator[None]:
+    """Have SIGTERM, as from a timeout, end what the tests have started too."""
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.exit("SIGTERM"))
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A stopped server with the service's schema, to be copied."""
+    server = Postgres.initialise(tmp_path_factory.mktemp("cluster") / "postgres")
+    yield server
+    server.clean_up()
+
+
+@pytest.fixture
+def open_trial(cluster: Postgres, trained_model: Path, tmp_path: Path) -> Iterator[OpenTrial]:
+    trials: list[Trial] = []
+
+    def open_trial(fault: str, *options: str, where: Path | None = None) -> Trial:
+        postgres = Postgres.copy_of(cluster, (where or tmp_path) / "postgres")
+        trial = Trial(fault, postgres, tmp_path, trained_model, _lines)
+        trials.append(trial)
+        postgres.start(*options)
+        return trial
+
+    yield open_trial
+    for trial in trials:
+        trial.clean_up()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _lines:
+        terminalreporter.section("faults")
+        for text in table(_lines):
+            terminalreporter.write_line(text)
+        if terminalreporter.verbosity > 0:
+            for line in _lines:
+                terminalreporter.write_line(f"{line.fault}: {dict(line.whys)}")

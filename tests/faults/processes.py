@@ -1,0 +1,71 @@
+"""What Linux tells about processes, and signals for some of them, always by their ids."""
+
+import os
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+
+def children(pid: int) -> list[int]:
+    """The processes that this one has started and that have not ended."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # ended meanwhile
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == pid and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def command_of(pid: int) -> str:
+    """Its command line; empty where it has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return ""
+
+
+def exists(pid: int) -> bool:
+    """Whether it runs, or has ended and waits for its parent."""
+    return Path(f"/proc/{pid}").exists()
+
+
+def resident_bytes(pid: int) -> int:
+    """Its resident memory."""
+    return _status_bytes(pid, "VmRSS:")
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that it had resident since `forget_peak`."""
+    return _status_bytes(pid, "VmHWM:")
+
+
+def forget_peak(pid: int) -> None:
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def _status_bytes(pid: int, name: str) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    [line] = [line for line in status.splitlines() if line.startswith(name)]
+    return int(line.split()[1]) * 1024
+
+
+def send(number: signal.Signals, pids: Iterable[int]) -> None:
+    """Send a signal to each; those that have ended meanwhile are past it."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def is_connected_to(pid: int, port: int) -> bool:
+    """Whether it has an open connection to this port of 127.0.0.1."""
+    with suppress(OSError):  # ended meanwhile
+        links = {str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()}
+        return any(f"socket:[{inode}]" in links for inode in _inodes_to(port))
+    return False
+
+
+def _inodes_to(port: int) -> list[str]:
+    """Of the established connections to this port, as the client's side has them."""
+    lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return [line[9] for line in lines if line[2].endswith(f":{port:04X}") and line[3] == "01"]
