@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import URL
 
-from iris_api.database.embedded import _as_ordinary_user
+from iris_api.database.privileges import as_ordinary_user
 
 _CONFIGURATION = """
 [databases]
@@ -42,7 +42,7 @@ def pgbouncer(server: URL, folder: Path) -> Iterator[URL]:
     file.write_text(_CONFIGURATION.format(socket_dir=socket_dir, user=server.username, port=port))
     with (folder / "pgbouncer.log").open("wb") as log:
         process = subprocess.Popen(
-            [*_as_ordinary_user(), program, str(file)],
+            [*as_ordinary_user(), program, str(file)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

