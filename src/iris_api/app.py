@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 from anyio import to_thread
@@ -83,7 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
         )
         try:
             async with in_background(
-                limits.watch(), forget_old_keys(app.state.session_factory, settings)
+                limits.watch, partial(forget_old_keys, app.state.session_factory, settings)
             ):
                 yield
         finally:
@@ -100,11 +101,11 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # served from local files instead, below
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
-        root_path=settings.root_path,
         redirect_slashes=False,
         # Nothing here sends spans, and to look for who might take them costs each request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    app.root_path = settings.root_path  # as an argument it warns, in favour of one of uvicorn's
     app.state.is_stopping = False
     app.state.metrics = metrics
     # Not included but added, and first: FastAPI matches an included route twice for each request.

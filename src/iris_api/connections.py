@@ -52,6 +52,7 @@ class Connections:
         self.settings = settings
         self._config: Config | None = None
         self._server: ServerState | None = None
+        self._is_closing = False
         self._refused = metrics.connections_refused
         self._since: dict[BoundedProtocol, tuple[object, _Owed, float]] = {}
         self._seconds = {
@@ -70,12 +71,16 @@ class Connections:
 
     def belong_to(self, config: Config, server: ServerState) -> None:
         """Take note of uvicorn's own state, which only a protocol is handed."""
-        self._config, self._server = config, server
+        if self._server is None:
+            self._config, self._server = config, server
+            if self._is_closing:
+                self.close_after_answers()
 
     def close_after_answers(self) -> None:
         """Tell every client, with its next answer, to open another connection: at a replica."""
+        self._is_closing = True
         if self._config is None or self._server is None:
-            return  # nobody has connected yet
+            return  # nobody has connected yet; who does will be told
         close = (b"connection", b"close")
         self._config.encoded_headers.append(close)  # of which uvicorn makes the other each second
         self._server.default_headers = [*self._server.default_headers, close]

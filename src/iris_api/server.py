@@ -33,6 +33,7 @@ from iris_api.settings import Settings, load_settings
 from iris_api.tasks import in_background
 
 _BACKLOG = 2048
+_SECONDS_BETWEEN_SIGNALS = 0.1
 _OTHER_FILES = 256  # those that are not clients' connections
 
 
@@ -60,7 +61,7 @@ def _as_server(lifespan: Lifespan[Any], settings: Settings) -> Lifespan[Any]:
 
     @asynccontextmanager
     async def wrapped(app: FastAPI) -> AsyncIterator[Any]:
-        async with lifespan(app) as state, in_background(app.state.connections.watch()):
+        async with lifespan(app) as state, in_background(app.state.connections.watch):
             _stop_by_degrees(app, settings.shutdown_delay)
             _freeze_garbage()
             yield state
@@ -154,7 +155,27 @@ def run(settings: Settings, listener: socket.socket) -> None:
     else:
         with TemporaryDirectory(prefix="iris-metrics-") as folder:
             os.environ[MULTIPROCESS_VARIABLE] = folder
-            Multiprocess(config, sockets=[listener]).run()
+            _Supervisor(config, sockets=[listener]).run()
+
+
+class _Supervisor(Multiprocess):
+    """uvicorn's parent of the workers, but not deaf while it waits for their end."""
+
+    def join_all(self) -> None:
+        """Wait for the workers, and pass on what signals come meanwhile."""
+        for listener in self.sockets:
+            listener.close()  # or it would take connections that nobody will ever serve
+        for worker in self.processes:
+            while worker.process.is_alive():
+                worker.process.join(_SECONDS_BETWEEN_SIGNALS)
+                if self.signal_queue:
+                    self.signal_queue.clear()
+                    self._tell_again()
+
+    def _tell_again(self) -> None:
+        for worker in self.processes:
+            if worker.process.is_alive() and worker.pid is not None:
+                os.kill(worker.pid, signal.SIGTERM)
 
 
 def _allow_open_files(count: int) -> None:

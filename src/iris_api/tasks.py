@@ -1,18 +1,18 @@
 """Work that goes on beside the requests."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import structlog
 
+Work = Callable[[], Awaitable[None]]
 log = structlog.get_logger("iris_api")
 
 
 @asynccontextmanager
-async def in_background(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run coroutines, none of which is to end by itself, for the length of the block."""
+async def in_background(*works: Work) -> AsyncIterator[None]:
+    """Run coroutine functions, none of which is to end by itself, for the length of the block."""
     tasks = [asyncio.create_task(_logged(work)) for work in works]
     try:
         yield
@@ -22,9 +22,9 @@ async def in_background(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _logged(work: Coroutine[Any, Any, None]) -> None:
-    """Await work whose end, but for being cancelled, is a defect."""
+async def _logged(work: Work) -> None:
+    """Do work whose end, but for being cancelled, is a defect."""
     try:
-        await work
+        await work()
     except Exception:
         log.exception("work in the background has ended")

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from httpx2 import AsyncClient, Response
 from tests.integration.support import KILLER, POISON, SETOSA, until_blocked, writes_held_up
 
+
 async def ask(client: AsyncClient, features: dict[str, float]) -> Response:
     return await client.post("/predict", json=features)
 

@@ -1,7 +1,6 @@
 """The rate limit as clients see it, with and without API keys."""
 
 import re
-from collections.abc import Iterator
 
 import pytest
 from httpx2 import AsyncClient, Response
@@ -30,11 +29,11 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     defaults = {"clock": clock}
     monkeypatch.setattr(rate_limit.RateLimiter.__init__, "__kwdefaults__", defaults)
-    yield clock
+    return clock
 
 
 @pytest.fixture

@@ -36,12 +36,12 @@ async def read_predictions(
     session: Session,
 ) -> PredictionPage:
     """One page. Follow the header `Link: <...>; rel="next"`, or pass `next_cursor` as `cursor`."""
-    require_at_most("query", "limit", query.limit, resources.max_page_items)
+    limit = _page_size(query, resources.max_page_items)
     page = await list_predictions(
         session,
         query,
         client=caller.client,
-        limit=query.limit,
+        limit=limit,
         skip=query.skip,
         after=_position(query),
     )
@@ -69,6 +69,14 @@ async def read_prediction(
     if row is None:
         raise PredictionNotFound("No prediction has this id. GET /predictions lists them.")
     return PredictionInDB.model_validate(row)
+
+
+def _page_size(query: PageQuery, most: int) -> int:
+    """What was asked for, or where nothing was, the usual number or this deployment's most."""
+    if "limit" not in query.model_fields_set:
+        return min(query.limit, most)
+    require_at_most("query", "limit", query.limit, most)
+    return query.limit
 
 
 def _position(query: PageQuery) -> Cursor | None:

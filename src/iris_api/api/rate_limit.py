@@ -34,7 +34,7 @@ class RateLimiter:
             self._windows.pop(client, None)  # so that those that end first come first
             end, used = now + self.window, 0
             self._forget_ended(now)
-        seconds = math.ceil(end - now)
+        seconds = min(math.ceil(end - now), self.window)  # the difference is rounded, too
         if used >= self.quota:
             raise RateLimited(
                 f"{self.quota} requests in {self.window} s are all that this client may send. "

@@ -24,9 +24,11 @@ _UNAVAILABLE_CODES = (
     "55P03",  # lock_not_available
 )
 _OUTDATED_CODES = ("42P01", "42703")  # undefined_table, undefined_column
-# The backend is gone, by admin_shutdown, crash_shutdown or a lost connection: perhaps after it had
-# committed. Every other error of PostgreSQL's has rolled the transaction back.
-_BROKEN_OFF = ("08", "57P01", "57P02")
+# The backend is gone, by admin_shutdown, crash_shutdown or a lost connection, perhaps after it had
+# committed; or it says itself that it does not know (statement_completion_unknown).
+_BROKEN_OFF = ("08", "40003", "57P01", "57P02")
+_LAST_WORDS = ("FATAL", "PANIC")
+"""Severities that end the backend. A mere ERROR has rolled the transaction back."""
 _ROW_CLASSES = ("22", "23", "P0")  # data exception, constraint violation, raised by a trigger
 
 
@@ -79,7 +81,7 @@ def is_outcome_unknown(error: Exception) -> bool:
         return False
     code = sqlstate_of(error)
     if code:
-        return code.startswith(_BROKEN_OFF)
+        return code.startswith(_BROKEN_OFF) or _severity_of(error) in _LAST_WORDS
     return isinstance(error, (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)) or (
         isinstance(error, DBAPIError) and error.connection_invalidated
     )
@@ -89,6 +91,16 @@ def sqlstate_of(error: Exception) -> str:
     """The SQLSTATE of an error of asyncpg's, or of SQLAlchemy's around it; empty where none is."""
     original = error.orig if isinstance(error, DBAPIError) else error
     return getattr(original, "sqlstate", None) or ""
+
+
+def _severity_of(error: Exception) -> str | None:
+    original = error.orig if isinstance(error, DBAPIError) else error
+    # SQLAlchemy's own class stands around asyncpg's, which is its cause.
+    for candidate in (original, original.__cause__ if original else None):
+        severity = getattr(candidate, "severity_en", None)
+        if severity is not None:
+            return str(severity)
+    return None
 
 
 def _has_broken_off(error: Exception) -> bool:

@@ -1,0 +1,150 @@
+"""`iris-api keys`, beside a service that asks for them."""
+
+import re
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.e2e.conftest import Start
+from tests.e2e.raw import BODY
+from tests.e2e.service import Service, assert_one_clear_sentence, poll_until, run
+
+
+def keys(folder: Path, data_dir: Path, *arguments: str, **settings: object) -> str:
+    """Run ``iris-api keys``; return what it says on standard output."""
+    result = run(folder, "keys", *arguments, data_dir=data_dir, **settings)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def ask(service: Service, path: str, token: str | None, body: Any = None) -> int:
+    """The status of the answer."""
+    headers = {"Content-Type": "application/json"}
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    connection = HTTPConnection("127.0.0.1", service.port, timeout=30)
+    try:
+        connection.request("GET" if body is None else "POST", path, body, headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_keys_are_made_listed_and_revoked_beside_the_service(
+    start: Start, folder: Path, data_dir: Path
+) -> None:
+    service = start(data_dir=data_dir, auth="keys", key_cache_seconds=0.2).until_ready()
+    assert ask(service, "/predict", None, BODY) == 401
+
+    made = run(folder, "keys", "create", "--client", "Ann [x]", data_dir=data_dir)
+    assert made.returncode == 0, made.stderr
+    token = made.stdout.removesuffix("\n")
+    assert re.fullmatch(r"iris_[\w-]{43}", token)
+    assert "Ann [x]" in made.stderr
+    assert token not in made.stderr
+    number = int(re.findall(r"Key (\d+)", made.stderr)[0])
+
+    assert ask(service, "/predict", token, BODY) == 200
+    assert ask(service, "/predictions", token) == 200
+    assert ask(service, "/metrics", token) == 403
+
+    admin = keys(folder, data_dir, "create", "--client", "ops", "--scope", "admin").strip()
+    assert ask(service, "/metrics", admin) == 200
+    assert ask(service, "/predict", admin, BODY) == 403
+
+    table = keys(folder, data_dir, "list")
+    [ann, ops] = table.splitlines()[1:]
+    assert ann.split()[:5] == [str(number), "Ann", "[x]", "predict", "read"]
+    assert ops.split()[1:3] == ["ops", "admin"]
+    assert token not in table
+    assert ann.split()[-2:] == ["-", "-"]  # neither expires nor was revoked
+
+    said = keys(folder, data_dir, "revoke", str(number))
+    assert f"Key {number} is revoked" in said
+    poll_until(lambda: ask(service, "/predict", token, BODY) == 401, "the key is refused")
+    assert ask(service, "/metrics", admin) == 200
+    [ann, _] = keys(folder, data_dir, "list").splitlines()[1:]
+    assert re.search(r"- +\d{4}-\d{2}-\d{2} \d{2}:\d{2} *$", ann)
+    assert keys(folder, data_dir, "revoke", str(number))  # once more is no error
+
+    assert service.stop() == 0
+    for text in (service.output, service.errors):
+        assert token not in text
+        assert admin not in text
+
+
+def test_keys_are_made_before_the_service_has_ever_run(folder: Path, tmp_path: Path) -> None:
+    data_dir = tmp_path / "new"
+    assert run(folder, "migrate", data_dir=data_dir).returncode == 0
+    token = keys(folder, data_dir, "create", "--client", "one", "--days", "30").strip()
+    assert token.startswith("iris_")
+    [row] = keys(folder, data_dir, "list").splitlines()[1:]
+    assert re.search(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2} +- *$", row)
+
+
+def test_a_token_is_all_of_standard_output_where_the_log_is_json(
+    folder: Path, tmp_path: Path
+) -> None:
+    settings = {"data_dir": tmp_path / "new", "log_format": "json"}
+    for arguments in (["migrate"], ["keys", "create", "--client", "one"]):
+        result = run(folder, *arguments, **settings)
+        assert result.returncode == 0, result.stderr
+    assert re.fullmatch(r"iris_[\w-]{43}\n", result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["revoke", "4711"], ["4711", "iris-api keys list"]),
+        (["list"], ["iris-api migrate"]),
+        (["create", "--client", "one"], ["iris-api migrate"]),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_sentence(
+    folder: Path, tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    data_dir = tmp_path / "new"
+    if "revoke" in arguments:
+        assert run(folder, "migrate", data_dir=data_dir).returncode == 0
+    result = run(folder, "keys", *arguments, data_dir=data_dir)
+    assert result.returncode == 1
+    assert_one_clear_sentence(result.stderr, *words)
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["create"],
+        ["create", "--client", ""],
+        ["create", "--client", "x" * 101],
+        ["create", "--client", "a\nb"],
+        ["create", "--client", "one", "--scope", "everything"],
+        ["create", "--client", "one", "--days", "0"],
+        ["revoke", "0"],
+        ["revoke", "one"],
+        ["revoke", str(2**63)],
+    ],
+)
+def test_a_wrong_call_makes_nothing(folder: Path, tmp_path: Path, arguments: list[str]) -> None:
+    result = run(folder, "keys", *arguments, data_dir=tmp_path / "new")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104, that is what is refused
+def test_who_would_serve_everybody_has_to_say_so(start: Start, data_dir: Path, host: str) -> None:
+    service = start(data_dir=data_dir, host=host)
+    assert service.wait() == 1
+    assert_one_clear_sentence(service.errors, host, "IRIS_AUTH", "iris-api keys create", "`off`")
+    assert service.output == ""
+
+
+@pytest.mark.parametrize(("auth", "status"), [("off", 200), ("keys", 401)])
+def test_who_says_so_serves_everybody(start: Start, data_dir: Path, auth: str, status: int) -> None:
+    service = start(data_dir=data_dir, host="0.0.0.0", auth=auth).until_ready()  # noqa: S104
+    assert ask(service, "/predict", None, BODY) == status
+    assert service.stop() == 0

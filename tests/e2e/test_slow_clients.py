@@ -1,0 +1,307 @@
+"""Clients who are slow, send too much, or do not speak HTTP, and a patient one meanwhile."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+from tests.conftest import execute
+from tests.e2e.raw import BODY, GET, HEAD, Raw, connected, predict
+from tests.e2e.service import Service, poll_until
+from tests.integration.support import fetch
+
+SECONDS = 1.0
+"""What a client may take for each thing that it owes."""
+MOST_HEADER_BYTES = 4096
+MEGABYTE = 2**20
+
+
+@pytest.fixture(scope="module")
+def strict(
+    service_database: URL, trained_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A service that has little patience."""
+    service = Service.start(
+        tmp_path_factory.mktemp("strict"),
+        database_url=service_database.render_as_string(hide_password=False),
+        data_dir=trained_model,
+        header_timeout=SECONDS,
+        body_timeout=SECONDS,
+        keep_alive_timeout=2,
+        max_header_bytes=MOST_HEADER_BYTES,
+        max_body_bytes=MEGABYTE,
+    )
+    yield service.until_ready()
+    service.clean_up()
+
+
+@pytest.fixture
+def raw(strict: Service) -> Iterator[Raw]:
+    with connected(strict) as raw:
+        yield raw
+
+
+def trickle(raw: Raw, data: bytes) -> Callable[[], None]:
+    """Send data byte by byte, in a thread, until it is sent or refused; return how to wait."""
+
+    def send() -> None:
+        try:
+            for number in range(len(data)):
+                raw.send(data[number : number + 1])
+                time.sleep(0.1)
+        except OSError:
+            return
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    return thread.join
+
+
+def assert_refused(raw: Raw, status: int, slug: str) -> str:
+    """The next answer is this problem, with the connection's end; return its detail."""
+    answer = raw.answer()
+    assert answer.status == status
+    detail: str = answer.problem(slug)["detail"]
+    assert answer.headers["connection"] == "close"
+    assert raw.is_closed()
+    return detail
+
+
+def count_predictions(database: URL) -> int:
+    [(count,)] = fetch(database, "SELECT count(*) FROM iris_predictions")
+    return int(count)
+
+
+def test_a_head_that_stops_is_answered_and_closed(raw: Raw) -> None:
+    raw.send(b"POST /predict HTTP/1.1\r\nHost: ir")
+    assert "1 s" in assert_refused(raw, 408, "request-timeout")
+
+
+def test_a_head_that_trickles_in_is_answered_and_closed(raw: Raw) -> None:
+    wait = trickle(raw, HEAD * 10)
+    assert_refused(raw, 408, "request-timeout")
+    wait()
+
+
+@pytest.mark.parametrize(
+    "body", [b"Content-Length: 100\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n5\r\n{"]
+)
+def test_a_body_that_stops_is_answered_and_closed(
+    raw: Raw, service_database: URL, body: bytes
+) -> None:
+    before = count_predictions(service_database)
+    raw.send(HEAD, body)
+    assert_refused(raw, 408, "request-timeout")
+    assert count_predictions(service_database) == before
+
+
+def test_a_body_that_trickles_in_is_answered_and_closed(raw: Raw, service_database: URL) -> None:
+    before = count_predictions(service_database)
+    raw.send(HEAD, b"Content-Length: %d\r\n\r\n" % len(BODY))
+    wait = trickle(raw, BODY)
+    assert_refused(raw, 408, "request-timeout")
+    wait()
+    assert count_predictions(service_database) == before
+
+
+def test_a_client_that_says_nothing_is_told_nothing(raw: Raw) -> None:
+    assert raw.is_closed()
+
+
+def test_a_client_that_says_nothing_but_blank_lines_is_told_nothing(raw: Raw) -> None:
+    wait = trickle(raw, b"\r\n" * 100)
+    assert raw.is_closed()
+    wait()
+
+
+def test_a_client_that_says_nothing_more_is_told_nothing(raw: Raw) -> None:
+    raw.send(GET)
+    assert raw.answer().status == 200
+    assert raw.is_closed()
+
+
+def test_a_second_head_that_stops_is_answered_and_closed(raw: Raw) -> None:
+    raw.send(GET)
+    assert raw.answer().status == 200
+    raw.send(GET[:10])
+    assert_refused(raw, 408, "request-timeout")
+
+
+def test_blank_lines_after_a_request_do_not_keep_a_connection(strict: Service) -> None:
+    with connected(strict, patience=10) as raw:
+        raw.send(GET)
+        assert raw.answer().status == 200
+        raw.send(b"\r\n")
+        assert raw.is_closed()
+
+
+def test_a_body_that_goes_on_behind_its_answer_does_not_keep_a_connection(
+    strict: Service,
+) -> None:
+    with connected(strict, patience=10) as raw:
+        raw.send(HEAD, b"Content-Length: %d\r\n\r\n" % (2 * MEGABYTE))
+        assert raw.answer().status == 413
+        raw.send(b"{")
+        assert raw.is_closed()
+
+
+def test_a_head_that_is_too_large_is_refused(raw: Raw) -> None:
+    raw.send(GET[:-2], b"X: " + b"x" * 2 * MOST_HEADER_BYTES)
+    assert str(MOST_HEADER_BYTES) in assert_refused(raw, 431, "headers-too-large")
+
+
+def test_a_head_that_grows_too_large_is_refused(raw: Raw) -> None:
+    raw.send(GET[:-2])
+    with pytest.raises(OSError):  # noqa: PT011, PT012, the server has closed it at some turn
+        for number in range(1_000_000):
+            raw.send(b"X-%d: 0\r\n" % number)
+    assert raw.answer().status == 431
+
+
+def test_a_large_head_that_fits_is_taken(raw: Raw) -> None:
+    raw.send(GET[:-2], b"X: " + b"x" * (MOST_HEADER_BYTES - 100) + b"\r\n\r\n")
+    assert raw.answer().status == 200
+
+
+NOT_HTTP = {
+    "binary": b"\x00\xff\x00\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "words": b"hello, is anybody there?\r\n\r\n",
+    "a header without a colon": b"GET / HTTP/1.1\r\nHost iris\r\n\r\n",
+    "two lengths": HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
+    "a length and chunks": HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "a length that is none": HEAD + b"Content-Length: x\r\n\r\n",
+    "a chunk that is none": HEAD + b"Transfer-Encoding: chunked\r\n\r\nx\r\n",
+}
+
+
+@pytest.mark.parametrize("data", NOT_HTTP.values(), ids=NOT_HTTP.keys())
+def test_what_is_not_http_is_answered_and_closed(raw: Raw, data: bytes) -> None:
+    raw.send(data)
+    assert "HTTP/1.1" in assert_refused(raw, 400, "malformed-request")
+
+
+class HeldUp:
+    """No row can be inserted for so many seconds, from another thread, from now on."""
+
+    def __init__(self, database: URL, seconds: float) -> None:
+        statement = (
+            f"BEGIN; LOCK iris_predictions IN SHARE MODE; SELECT pg_sleep({seconds}); COMMIT"
+        )
+        self._thread = threading.Thread(target=execute, args=(database, statement))
+        self._database = database
+
+    def __enter__(self) -> None:
+        self._thread.start()
+        held = (
+            "SELECT count(*) FROM pg_locks WHERE granted AND mode = 'ShareLock'"
+            " AND relation = 'iris_predictions'::regclass"
+        )
+        poll_until(lambda: fetch(self._database, held) == [(1,)], "the table is locked")
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+
+
+def test_one_who_is_too_slow_at_the_second_request_still_gets_the_first_answer(
+    strict: Service, service_database: URL
+) -> None:
+    """What has been stored must not be answered with "nothing was done"."""
+    with connected(strict) as raw, HeldUp(service_database, 2 * SECONDS):
+        raw.send(predict(), b"POST /predict HTT")
+        first = raw.answer()
+        assert first.status == 200, first.body
+        assert raw.rest()[:12] in {b"", b"HTTP/1.1 408"}
+
+
+def test_one_who_breaks_off_with_nonsense_still_gets_the_first_answer(
+    strict: Service, service_database: URL
+) -> None:
+    with connected(strict) as raw, HeldUp(service_database, SECONDS):
+        raw.send(predict(), b"\x00\x00\r\n\r\n")
+        first = raw.answer()
+        assert first.status == 200, first.body
+        assert raw.rest()[:12] in {b"", b"HTTP/1.1 400"}
+
+
+def resident_bytes(service: Service) -> int:
+    status = Path(f"/proc/{service.process.pid}/status")
+    if not status.exists():
+        pytest.skip("the memory of a process is read from /proc")
+    [line] = [line for line in status.read_text().splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) * 1024
+
+
+def test_a_huge_body_is_refused_and_takes_no_memory(strict: Service, raw: Raw) -> None:
+    chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
+    with connected(strict) as first:  # what the first body costs for good does not count
+        first.send(HEAD, b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 20)
+        assert first.answer().status == 413
+    before = resident_bytes(strict)
+    most = before
+    raw.send(HEAD, b"Transfer-Encoding: chunked\r\n\r\n")
+    for number in range(100 * MEGABYTE // 65536):
+        raw.send(chunk)
+        if number % 100 == 0:
+            most = max(most, resident_bytes(strict))
+    raw.send(b"0\r\n\r\n")
+    answer = raw.answer()
+    assert answer.status == 413
+    assert str(MEGABYTE) in answer.problem("body-too-large")["detail"]
+    assert max(most, resident_bytes(strict)) - before < 10 * MEGABYTE
+    raw.send(GET)
+    assert raw.answer().status == 200
+
+
+def test_a_patient_client_is_served_while_slow_ones_stall(strict: Service) -> None:
+    patient = HTTPConnection("127.0.0.1", strict.port, timeout=30)
+    with ExitStack() as stack:
+        stack.callback(patient.close)
+        slow = [stack.enter_context(connected(strict)) for _ in range(200)]
+        for number, raw in enumerate(slow):
+            raw.send([GET[:5], HEAD, HEAD + b"Content-Length: 9\r\n\r\n{"][number % 3])
+        for _ in range(20):
+            patient.request("POST", "/predict", BODY, {"Content-Type": "application/json"})
+            response = patient.getresponse()
+            assert response.status == 200
+            response.read()
+        for raw in slow:
+            assert_refused(raw, 408, "request-timeout")
+
+
+def test_past_the_connections_others_are_refused_until_one_leaves(
+    start: Callable[..., Service], database: URL, data_dir: Path
+) -> None:
+    service = start(
+        database_url=database.render_as_string(hide_password=False),
+        data_dir=data_dir,
+        max_connections=3,
+        header_timeout=60,
+    ).until_ready()
+    with ExitStack() as stack:
+        taken = [take(service, stack) for _ in range(3)]
+        with connected(service) as refused:
+            assert "3 connections" in assert_refused(refused, 503, "overloaded")
+        for raw in taken:
+            raw.send(GET)
+            assert raw.answer().status == 200
+        taken[0].connection.close()
+        raw = take(service, stack)
+        raw.send(GET.replace(b"/livez", b"/metrics"))
+        assert b'iris_connections_refused_total{reason="overloaded"}' in raw.answer().body
+
+
+def take(service: Service, stack: ExitStack) -> Raw:
+    """A connection that the service has accepted, as soon as it has noticed that others left."""
+    deadline = time.monotonic() + 30
+    while True:
+        raw = stack.enter_context(connected(service))
+        raw.send(GET)
+        if raw.answer().status == 200:
+            return raw
+        raw.connection.close()
+        assert time.monotonic() < deadline, "there is no room although others left"

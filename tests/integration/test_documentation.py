@@ -1,0 +1,95 @@
+"""/docs runs its own script and this server's files, and nothing else."""
+
+import base64
+import hashlib
+import re
+
+import pytest
+from httpx2 import AsyncClient, Response
+from tests.integration.support import running
+
+from iris_api.settings import Settings
+
+ASSETS = ["swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png"]
+
+
+def policy_of(response: Response) -> dict[str, list[str]]:
+    [header] = response.headers.get_list("Content-Security-Policy")
+    directives = [directive.split() for directive in header.split(";")]
+    assert len({name for name, *_ in directives}) == len(directives)
+    return {name: sources for name, *sources in directives}
+
+
+def scripts_of(response: Response) -> list[tuple[str, str]]:
+    """The attributes and the content of each script of the page."""
+    return re.findall(r"<script\b([^>]*)>(.*?)</script>", response.text, re.DOTALL | re.IGNORECASE)
+
+
+def hash_of(script: str) -> str:
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+async def test_the_page_may_do_what_it_does_and_nothing_else(client: AsyncClient) -> None:
+    response = await client.get("/docs")
+    inline = [script for _, script in scripts_of(response) if script.strip()]
+    assert len(inline) == 1
+    assert policy_of(response) == {
+        "default-src": ["'none'"],
+        "script-src": ["'self'", *map(hash_of, inline)],
+        "style-src": ["'self'", "'unsafe-inline'"],
+        "img-src": ["'self'", "data:"],
+        "connect-src": ["'self'"],
+        "base-uri": ["'none'"],
+        "form-action": ["'none'"],
+        "frame-ancestors": ["'none'"],
+    }
+
+
+async def test_every_script_of_the_page_is_let_run(client: AsyncClient) -> None:
+    """An attribute such as onclick, or a tag that the policy's author did not see, would not be."""
+    response = await client.get("/docs")
+    assert (
+        len(scripts_of(response)) == len(re.findall("<script", response.text, re.IGNORECASE)) == 2
+    )
+    for attributes, content in scripts_of(response):
+        assert ('src="docs/' in attributes) != bool(content.strip())
+    assert not re.search(r"<[^>]+\son\w+\s*=", response.text)
+    assert "javascript:" not in response.text
+
+
+async def test_the_page_is_guarded_against_others(client: AsyncClient) -> None:
+    headers = (await client.get("/docs")).headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+
+
+@pytest.mark.parametrize("name", ASSETS)
+async def test_an_asset_is_taken_for_what_it_is(client: AsyncClient, name: str) -> None:
+    first = await client.get(f"/docs/assets/{name}")
+    assert first.status_code == 200
+    again = await client.get(
+        f"/docs/assets/{name}", headers={"If-None-Match": first.headers["ETag"]}
+    )
+    assert again.status_code == 304
+    for response in (first, again):
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "name", ["nowhere.js", "../../../../../../etc/passwd", "%2e%2e/__init__.py", "", "."]
+)
+async def test_nothing_but_assets_is_served(client: AsyncClient, name: str) -> None:
+    response = await client.get(f"/docs/assets/{name}")
+    assert response.status_code == 404
+    assert response.headers["Content-Type"] == "application/problem+json"
+
+
+async def test_a_service_behind_a_proxy_starts_without_a_warning(settings: Settings) -> None:
+    async with running(settings.model_copy(update={"root_path": "/iris"})) as client:
+        response = await client.get("/docs")
+        [inline] = [script for _, script in scripts_of(response) if script.strip()]
+        assert hash_of(inline) in policy_of(response)["script-src"]

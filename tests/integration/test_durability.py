@@ -1,0 +1,124 @@
+"""A PostgreSQL that loses what it has confirmed is no place for predictions."""
+
+import asyncio
+
+import asyncpg
+import pytest
+from httpx2 import AsyncClient
+from sqlalchemy import URL
+from tests.conftest import execute
+from tests.integration.support import SETOSA, assert_problem, count_rows, running
+
+from iris_api.database.session import refuse_unsafe
+from iris_api.errors import DatabaseUnsafe
+from iris_api.settings import Settings
+
+SAFE = ["on", "local", "remote_write", "remote_apply"]
+BATCH = {"items": [SETOSA] * 3}
+
+
+def set_commit(database: URL, value: str) -> None:
+    execute(database, f"ALTER DATABASE {database.database} SET synchronous_commit = {value}")
+
+
+@pytest.fixture
+def unsafe(database: URL) -> URL:
+    """A database that answers before its log is on the disk."""
+    set_commit(database, "off")
+    return database
+
+
+async def assert_refused(client: AsyncClient) -> None:
+    readiness = assert_problem(await client.get("/readyz"), 503, "not-ready")
+    assert readiness["checks"]["database"]["status"] == "failed"
+    for response in [
+        await client.post("/predict", json=SETOSA),
+        await client.post("/predict/batch", json=BATCH),
+        await client.get("/predictions"),
+        await client.get("/predictions/1"),
+    ]:
+        body = assert_problem(response, 503, "database-unsafe")
+        for detail in (body["detail"], readiness["detail"]):
+            assert "synchronous_commit off" in detail
+            assert "IRIS_ALLOW_UNSAFE_DATABASE" in detail
+
+
+async def test_an_unsafe_database_is_refused_until_it_is_safe(
+    unsafe: URL, settings: Settings, connection: asyncpg.Connection
+) -> None:
+    async with running(settings) as client:
+        await assert_refused(client)
+        assert (await client.get("/livez")).status_code == 200
+        assert await count_rows(connection) == 0
+        await asyncio.to_thread(set_commit, unsafe, "on")
+        assert (await client.get("/readyz")).status_code == 200
+        assert (await client.post("/predict", json=SETOSA)).status_code == 200
+
+
+@pytest.mark.usefixtures("unsafe")
+async def test_connections_that_were_refused_do_not_stay_open(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    """PostgreSQL has some hundred of them for everybody."""
+    open_ones = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'iris-api'"
+    )
+    async with running(settings) as client:
+        for _ in range(5):
+            await assert_refused(client)
+        async with asyncio.timeout(10):
+            while await connection.fetchval(open_ones):
+                await asyncio.sleep(0.02)
+
+
+@pytest.mark.usefixtures("unsafe")
+async def test_an_unsafe_database_serves_those_who_say_so(
+    settings: Settings, connection: asyncpg.Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    allowed = settings.model_copy(update={"allow_unsafe_database": True})
+    await refuse_unsafe(allowed)
+    async with running(allowed) as client:
+        assert (await client.get("/readyz")).status_code == 200
+        assert (await client.post("/predict", json=SETOSA)).status_code == 200
+        assert (await client.post("/predict/batch", json=BATCH)).status_code == 200
+    assert await count_rows(connection) == 4
+    assert "the database may lose what it has confirmed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", SAFE)
+async def test_a_database_that_flushes_its_own_log_is_safe(
+    database: URL, settings: Settings, value: str
+) -> None:
+    await asyncio.to_thread(set_commit, database, value)
+    await refuse_unsafe(settings)
+    async with running(settings) as client:
+        assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_a_database_that_becomes_unsafe_is_noticed_at_the_next_connection(
+    database: URL, settings: Settings, connection: asyncpg.Connection
+) -> None:
+    async with running(settings) as client:
+        assert (await client.post("/predict", json=SETOSA)).status_code == 200
+        await asyncio.to_thread(set_commit, database, "off")
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'iris-api'"
+        )
+        await assert_refused(client)
+
+
+@pytest.mark.usefixtures("unsafe")
+async def test_an_unsafe_database_is_found_before_anything_is_served(settings: Settings) -> None:
+    with pytest.raises(DatabaseUnsafe, match="synchronous_commit off"):
+        await refuse_unsafe(settings)
+
+
+async def test_a_database_that_is_not_there_is_not_called_unsafe(
+    server_url: URL, settings: Settings
+) -> None:
+    for url in (server_url.set(database="iris_nowhere"), "postgresql://a:b@127.0.0.1:9/iris"):
+        text = url if isinstance(url, str) else url.render_as_string(hide_password=False)
+        changes = {**settings.model_dump(exclude={"database_url"}), "database_url": text}
+        await refuse_unsafe(Settings.model_validate(changes))

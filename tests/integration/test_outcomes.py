@@ -1,0 +1,212 @@
+"""What callers are told when the way to PostgreSQL breaks, and that it is true."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from httpx2 import AsyncClient, Response
+from sqlalchemy import URL
+from tests.conftest import settings_for
+from tests.integration.proxy import Proxy
+from tests.integration.support import SETOSA, assert_problem, count_rows, running
+
+FLOWERS = [{**SETOSA, "sepal_length": 5 + number / 1000} for number in range(20)]
+BATCH = {"items": FLOWERS[:3]}
+SECONDS = 0.5
+"""What the service waits for PostgreSQL, for each thing; the network has a second more."""
+LONG = 20
+"""Seconds after which the service would have hung."""
+
+
+@pytest.fixture
+async def proxy(database: URL) -> AsyncIterator[Proxy]:
+    async with Proxy.before(database) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def client(
+    proxy: Proxy, data_dir: Path, connection: asyncpg.Connection
+) -> AsyncIterator[AsyncClient]:
+    """A client of a service that reaches PostgreSQL through the proxy.
+
+    It has one connection, on which nothing is to be prepared any more: what is sent there is the
+    statement that stores.
+    """
+    settings = settings_for(
+        proxy.url,
+        data_dir,
+        database_connect_timeout=SECONDS,
+        database_pool_timeout=SECONDS,
+        database_command_timeout=SECONDS,
+        readiness_timeout=SECONDS,
+    )
+    async with running(settings) as client:
+        for key in ("warm", "warm", None):
+            assert (await ask(client, SETOSA, key)).status_code == 200
+            assert (await ask(client, BATCH, key and f"{key}-batch")).status_code == 200
+        await connection.execute("TRUNCATE iris_predictions, idempotency_keys")
+        yield client
+
+
+async def ask(client: AsyncClient, body: Any = SETOSA, key: str | None = None) -> Response:
+    headers = {} if key is None else {"Idempotency-Key": key}
+    path = "/predict/batch" if "items" in body else "/predict"
+    return await client.post(path, json=body, headers=headers)
+
+
+def assert_unknown(response: Response) -> None:
+    detail = assert_problem(response, 503, "outcome-unknown")["detail"]
+    assert "Nothing was stored" not in detail
+    assert "same Idempotency-Key" in detail
+
+
+async def ask_all(client: AsyncClient, *, keyed: bool) -> list[Response]:
+    return await asyncio.gather(
+        *(
+            ask(client, flower, f"key-{number}" if keyed else None)
+            for number, flower in enumerate(FLOWERS)
+        )
+    )
+
+
+@pytest.mark.parametrize(("keyed", "command"), [(False, "INSERT"), (True, "SELECT")])
+async def test_each_caller_of_a_group_whose_answer_is_lost_is_told_so(
+    client: AsyncClient, proxy: Proxy, connection: asyncpg.Connection, command: str, *, keyed: bool
+) -> None:
+    proxy.cut_answer(command)
+    responses = await ask_all(client, keyed=keyed)
+    assert proxy.cuts == 1
+    unknown = [response for response in responses if response.status_code != 200]
+    assert unknown
+    for response in unknown:
+        assert_unknown(response)
+    assert await count_rows(connection) == len(FLOWERS), "the lost answer was yes"
+
+
+async def test_the_same_key_finds_the_row_whose_answer_was_lost(
+    client: AsyncClient, proxy: Proxy, connection: asyncpg.Connection
+) -> None:
+    proxy.cut_answer("SELECT")
+    first = await ask_all(client, keyed=True)
+    again = await ask_all(client, keyed=True)
+    assert proxy.cuts == 1
+    assert {response.status_code for response in first} == {200, 503} or len(first) == 20
+    assert {response.status_code for response in again} == {200}
+    for before, after in zip(first, again, strict=True):
+        assert before.status_code == 503 or before.content == after.content
+    stored = await connection.fetch("SELECT id FROM iris_predictions")
+    assert sorted(response.json()["id"] for response in again) == sorted(
+        row["id"] for row in stored
+    )
+
+
+@pytest.mark.parametrize(("body", "command", "rows"), [(SETOSA, "SELECT", 1), (BATCH, "COMMIT", 3)])
+async def test_a_retry_after_a_lost_answer_stores_nothing_more(
+    client: AsyncClient,
+    proxy: Proxy,
+    connection: asyncpg.Connection,
+    body: Any,
+    command: str,
+    rows: int,
+) -> None:
+    proxy.cut_answer(command)
+    assert_unknown(await ask(client, body, "mine"))
+    assert proxy.cuts == 1
+    assert await count_rows(connection) == rows
+    retries = [await ask(client, body, "mine") for _ in range(2)]
+    assert [response.status_code for response in retries] == [200, 200]
+    assert retries[0].content == retries[1].content
+    assert await count_rows(connection) == rows
+
+
+@pytest.mark.parametrize(("body", "command"), [(SETOSA, "INSERT"), (BATCH, "COPY")])
+async def test_without_a_key_a_lost_answer_is_told_as_well(
+    client: AsyncClient, proxy: Proxy, connection: asyncpg.Connection, body: Any, command: str
+) -> None:
+    proxy.cut_answer(command)
+    assert_unknown(await ask(client, body))
+    assert await count_rows(connection) == len(body.get("items", [body]))
+    assert (await ask(client, body)).status_code == 200
+
+
+@pytest.mark.parametrize(("body", "rows"), [(SETOSA, 1), (BATCH, 3)])
+async def test_a_question_that_was_lost_on_the_way_is_not_told_apart_and_its_key_is_free(
+    client: AsyncClient, proxy: Proxy, connection: asyncpg.Connection, body: Any, rows: int
+) -> None:
+    proxy.cut_question()
+    response = await ask(client, body, "mine")
+    if "items" in body:  # what was lost is its BEGIN, so nothing can have been stored
+        assert response.json()["type"].endswith(("outcome-unknown", "database-unavailable"))
+    else:
+        assert_unknown(response)
+    assert proxy.cuts == 1
+    assert await count_rows(connection) == 0
+    assert (await ask(client, body, "mine")).status_code == 200
+    assert await count_rows(connection) == rows
+
+
+@pytest.mark.parametrize("body", [SETOSA, BATCH])
+async def test_an_earlier_answer_that_is_lost_on_the_way_is_still_unknown(
+    client: AsyncClient, proxy: Proxy, body: Any
+) -> None:
+    """The row is there, but the caller has not seen it: never "nothing was stored"."""
+    first = await ask(client, body, "mine")
+    assert first.status_code == 200
+    proxy.cut_answer("SELECT")
+    assert_unknown(await ask(client, body, "mine"))
+    assert (await ask(client, body, "mine")).content == first.content
+
+
+async def test_a_read_whose_answer_is_lost_changed_nothing(
+    client: AsyncClient, proxy: Proxy
+) -> None:
+    await ask(client)
+    proxy.cut_answer("SELECT")
+    assert_problem(await client.get("/predictions"), 503, "database-unavailable")
+    assert (await client.get("/predictions")).status_code == 200
+
+
+async def test_a_database_that_falls_silent_is_noticed_in_time_and_missed_no_longer_than_it_is(
+    client: AsyncClient, proxy: Proxy, connection: asyncpg.Connection
+) -> None:
+    assert (await ask(client)).status_code == 200
+    proxy.swallow()
+    began = time.monotonic()
+    first, batch, page = await asyncio.gather(
+        ask(client, SETOSA, "mine"), ask(client, BATCH), client.get("/predictions")
+    )
+    # The one connection was there, and what was sent on it may have arrived; others never were.
+    slugs = sorted(response.json()["type"].rpartition(":")[2] for response in (first, batch))
+    assert slugs in (
+        ["database-unavailable", "outcome-unknown"],
+        ["outcome-unknown", "outcome-unknown"],
+        ["database-unavailable", "database-unavailable"],
+    )
+    assert_problem(page, 503, "database-unavailable")
+    assert_problem(await ask(client), 503, "database-unavailable")
+    assert_problem(await client.get("/readyz"), 503, "not-ready")
+    assert (await client.get("/livez")).status_code == 200
+    assert time.monotonic() - began < LONG
+    proxy.recover()
+    assert (await ask(client, SETOSA, "mine")).status_code == 200
+    assert (await client.get("/readyz")).status_code == 200
+    assert await connection.fetchval("SELECT count(*) FROM idempotency_keys") == 1
+
+
+async def test_a_database_that_refuses_connections_stores_nothing_and_says_so(
+    client: AsyncClient, proxy: Proxy, connection: asyncpg.Connection
+) -> None:
+    await proxy.vanish()
+    for response in [await ask(client), await ask(client, BATCH), await client.get("/predictions")]:
+        body = assert_problem(response, 503, "database-unavailable")
+        assert "Nothing was stored" in body["detail"]
+    assert_problem(await client.get("/readyz"), 503, "not-ready")
+    assert await count_rows(connection) == 0
+    await proxy.listen()
+    assert (await ask(client)).status_code == 200
+    assert (await client.get("/readyz")).status_code == 200
