@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+IN_PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install run migrate train test fuzz faults check format load bench bench-peers bench-history image clean
@@ -30,7 +31,7 @@ train: $(INSTALLED) ## train the model anew
 
 test: $(INSTALLED) ## run all tests, on a container where an engine answers, else on the embedded PostgreSQL
 	@$(BIN)/coverage erase
-	FUZZ_CASES=$${FUZZ_CASES:-2000} $(BIN)/pytest --cov --cov-report=term
+	FUZZ_CASES=$${FUZZ_CASES:-2000} $(BIN)/pytest --cov --cov-report=term $(IN_PARALLEL)
 
 fuzz: $(INSTALLED) ## fuzz the service: 10,000 cases from its OpenAPI document, and raw bodies
 	$(BIN)/pytest tests/fuzz

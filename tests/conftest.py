@@ -8,6 +8,7 @@ really commits.
 
 import asyncio
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
@@ -36,7 +37,7 @@ IMAGE = os.environ.get("IRIS_TEST_POSTGRES_IMAGE", "postgres:18")
 CHOICE = os.environ.get("IRIS_TEST_DATABASE", "")
 TEMPLATE = "iris_template"
 
-for name in [name for name in os.environ if name.startswith("IRIS_")]:
+for name in [name for name in os.environ if re.match("IRIS_(?!TEST_)", name)]:
     del os.environ[name]  # the developer's own settings must not leak into a test
 
 
