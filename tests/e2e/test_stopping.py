@@ -1,11 +1,13 @@
 """How the service stops: by degrees at SIGTERM, at once when it is told again."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from sqlalchemy import URL
@@ -25,9 +27,20 @@ def begin(start: Start, database: URL, data_dir: Path) -> Callable[..., Service]
 
     def begin(**settings: object) -> Service:
         url = database.render_as_string(hide_password=False)
-        return start(database_url=url, data_dir=data_dir, **settings).until_ready()
+        service = start(database_url=url, data_dir=data_dir, **settings).until_ready()
+        limit = 8 * int(str(settings.get("workers", 1)))
+        poll_until(lambda: connections_limit(service) == limit, "all workers have begun")
+        return service
 
     return begin
+
+
+def connections_limit(service: Service) -> float:
+    """The connections that all workers together may have, which each adds to when it begins."""
+    with urlopen(f"{service.url}/metrics") as response:  # noqa: S310, the test.s own server
+        text = response.read().decode()
+    [value] = re.findall(r"^iris_database_connections_limit (\S+)$", text, re.MULTILINE)
+    return float(value)
 
 
 def ask(service: Service, method: str, path: str, *, patience: float = 30) -> HTTPResponse:
