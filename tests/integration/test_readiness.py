@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from httpx2 import AsyncClient
+from httpx2 import AsyncClient, Response
 from sqlalchemy import URL, make_url
 from tests.conftest import execute, settings_for
 from tests.integration.support import SETOSA, assert_problem, running
@@ -132,8 +132,20 @@ async def test_without_its_database_the_service_is_alive_and_says_so(
 async def test_connections_that_break_are_replaced(client: AsyncClient, server_url: URL) -> None:
     assert (await client.post("/predict", json=SETOSA)).status_code == 200
     await asyncio.to_thread(execute, server_url, END_CONNECTIONS)
-    assert (await client.post("/predict", json=SETOSA)).status_code == 200
+    assert (await predict_once_noticed(client)).status_code == 200
     assert await checks(client) == dict.fromkeys(PARTS, "ok")
+
+
+async def predict_once_noticed(client: AsyncClient) -> Response:
+    """The answer of a service that has noticed which connections have ended.
+
+    A statement that is sent while PostgreSQL is ending its connection has an unknown outcome.
+    """
+    for _ in range(20):
+        response = await client.post("/predict", json=SETOSA)
+        if not response.json().get("type", "").endswith(":outcome-unknown"):
+            return response
+    raise AssertionError("every connection of the pool has ended, and none was noticed")
 
 
 async def test_a_database_that_is_gone_is_missed_and_its_return_noticed(
@@ -144,7 +156,7 @@ async def test_a_database_that_is_gone_is_missed_and_its_return_noticed(
     gone = f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false"
     await asyncio.to_thread(execute, server_url, gone)
     await asyncio.to_thread(execute, server_url, END_CONNECTIONS)
-    assert_problem(await client.post("/predict", json=SETOSA), 503, "database-unavailable")
+    assert_problem(await predict_once_noticed(client), 503, "database-unavailable")
     assert (await checks(client))["database"] == "failed"
     await assert_alive(client)
     await asyncio.to_thread(
