@@ -1,6 +1,6 @@
 """Give predictions a client, and add idempotency_keys and api_keys.
 
-Building the indexes anew holds writes up: some 10 s for ten million predictions.
+Building the indexes anew holds writes up for as long as that takes.
 
 Revision: 0002
 Created: 2026-11-22

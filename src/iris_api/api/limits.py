@@ -51,8 +51,8 @@ class _Request:
 class Limits:
     """The requests at work in this process, and what bounds them.
 
-    No request has a timer of its own, which would cost it 4 us at least, and two in ASGI's way
-    8 more: `watch` looks at all of them ten times a second. They begin in the order in which they
+    No request has a timer of its own, which costs it 4 us, or 8 by `asyncio.timeout`: `watch` looks
+    at all of them ten times a second. They begin in the order in which they
     are to end, so a look costs nothing where none is overdue.
     """
 
