@@ -108,8 +108,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.root_path = settings.root_path  # as an argument it warns, in favour of one of uvicorn's
     app.state.is_stopping = False
     app.state.metrics = metrics
-    # Not included but added, and first: FastAPI matches an included route twice for each request.
-    app.router.routes.extend(predict.router.routes)
+    # Not included but added, and first of all: FastAPI matches an included route twice for each
+    # request, after all those before it.
+    app.router.routes[:0] = predict.router.routes
     for part in (predictions, model, operations):
         app.include_router(part.router)
     install_documentation(app)

@@ -106,6 +106,43 @@ class Connections:
                 self._since[protocol] = state
 
 
+class JoiningTransport:
+    """A client's transport, in which an answer's head waits for its body, and they leave as one.
+
+    uvicorn writes the one after the other, and the second system call and packet cost a prediction
+    8 us. Nothing waits for longer than the loop's present turn.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._kept = b""
+        self.is_closing = transport.is_closing
+        self.abort = transport.abort
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Write this along with what was kept; where nothing was, keep it."""
+        if self._kept:
+            kept, self._kept = self._kept, b""
+            self._transport.writelines([kept, data])
+        else:
+            self._kept = data
+            self._loop.call_soon(self._write_kept)
+
+    def close(self) -> None:
+        """Close the connection once all is written."""
+        self._write_kept()
+        self._transport.close()
+
+    def _write_kept(self) -> None:
+        if self._kept:
+            kept, self._kept = self._kept, b""
+            self._transport.write(kept)
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol, with bounds, and with problems for what is not even a request."""
 
@@ -124,7 +161,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, unless there are too many."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, JoiningTransport(transport, self.loop)))
         most = self.keeper.settings.max_connections
         if len(self.connections) > most:
             self.refuse(Overloaded(f"{most} connections are open. Try again soon."))
@@ -148,15 +185,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_bytes > most and not self.transport.is_closing():
             self.refuse(HeadersTooLarge(f"The head is over {most} bytes. Send fewer headers."))
 
-    def on_headers_complete(self) -> None:
-        """Begin the request, unless it wishes for another protocol: see `_go_on_as_before`."""
-        if not self.parser.should_upgrade():
-            super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """Note the end of the body."""
-        if not self.parser.should_upgrade():
-            super().on_message_complete()
+    def _should_upgrade(self) -> bool:
+        """Begin no request that wishes for another protocol: see `_go_on_as_before`."""
+        return True
 
     def _go_on_as_before(self, rest: bytes) -> None:
         """Take a request that wishes for another protocol, which it may, as one of HTTP/1.1.

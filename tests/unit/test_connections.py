@@ -1,10 +1,13 @@
 """What all connections of a process share; how they behave is shown by the end-to-end tests."""
 
+import asyncio
+from typing import Any
+
 import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from iris_api.connections import Connections
+from iris_api.connections import Connections, JoiningTransport
 from iris_api.observability.metrics import Metrics
 from iris_api.settings import Settings
 
@@ -32,3 +35,53 @@ def test_every_client_is_told_to_go_elsewhere(
     connections.belong_to(config, state)
     assert CLOSE in state.default_headers
     assert CLOSE in config.encoded_headers
+
+
+class RecordingTransport(asyncio.Transport):
+    """Notes what is handed to it at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes | str] = []
+
+    def write(self, data: Any) -> None:
+        self.written.append(bytes(data))
+
+    def writelines(self, list_of_data: Any) -> None:
+        self.written.append(b"".join(list_of_data))
+
+    def is_closing(self) -> bool:
+        return "closed" in self.written
+
+    def close(self) -> None:
+        self.written.append("closed")
+
+    def abort(self) -> None:
+        self.written.append("aborted")
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return f"extra {name}"
+
+
+async def test_a_head_leaves_with_its_body_and_waits_for_none() -> None:
+    plain = RecordingTransport()
+    joining = JoiningTransport(plain, asyncio.get_running_loop())
+    joining.write(b"head ")
+    assert plain.written == []
+    joining.write(b"body")
+    assert plain.written == [b"head body"]
+    joining.write(b"head of a stream")
+    await asyncio.sleep(0)
+    assert plain.written[1:] == [b"head of a stream"]
+    await asyncio.sleep(0)
+    assert plain.written[2:] == []
+
+
+async def test_what_was_written_leaves_before_the_end() -> None:
+    plain = RecordingTransport()
+    joining = JoiningTransport(plain, asyncio.get_running_loop())
+    joining.write(b"a last word")
+    joining.close()
+    assert plain.written == [b"a last word", "closed"]
+    assert joining.is_closing()
+    assert joining.get_extra_info("peername") == "extra peername"

@@ -89,8 +89,12 @@ class Recorder:
 
     @translates_failures
     async def _commit(self, group: Sequence[NewPrediction]) -> list[StoredAs | Exception]:
-        async with self._engine.connect() as connection:
+        # ``async with`` would close it in a task of its own, which a lone caller waits for.
+        connection = await self._engine.connect()
+        try:
             return await self._insert(connection, group)
+        finally:
+            await connection.close()
 
     async def _insert(
         self, connection: AsyncConnection, group: Sequence[NewPrediction]

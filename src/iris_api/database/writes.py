@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias, cast
 
 import asyncpg
 from pydantic_core import from_json, to_json
@@ -290,9 +290,8 @@ async def _transaction(
 
     Otherwise each statement is a transaction.
     """
-    raw = await connection.get_raw_connection()
-    driver: Driver | None = raw.driver_connection
-    assert driver is not None, "a connection that is checked out has one"  # noqa: S101
+    assert connection.sync_connection, "it is checked out"  # noqa: S101
+    driver = cast(Driver, connection.sync_connection.connection.driver_connection)
     options = connection.sync_engine.get_execution_options()
     transaction = driver.transaction() if explicit or options.get(EXPLICIT_TRANSACTIONS) else None
     may_commit = transaction is None

@@ -1,5 +1,6 @@
 """Structured logs on standard error: JSON for machines, aligned columns on a terminal."""
 
+import asyncio
 import logging
 import sys
 from contextvars import ContextVar
@@ -26,7 +27,8 @@ class AccessLog:
     """Writes a line for each request.
 
     In JSON by a template, which costs 7 us where structlog's processors cost 35; the line has the
-    form of theirs. Elsewhere, and below INFO, structlog decides.
+    form of theirs. The lines of one turn of the loop are written together, for a group's requests
+    are answered together. Elsewhere, and below INFO, structlog decides.
     """
 
     def __init__(self) -> None:
@@ -34,6 +36,7 @@ class AccessLog:
         processors = structlog.get_config()["processors"]
         self._is_json = isinstance(processors[-1], structlog.processors.JSONRenderer)
         self._is_enabled = self._log.bind().is_enabled_for(logging.INFO)
+        self._lines: list[str] = []
 
     def write(self, method: str, path: str, status: int, seconds: float, request_id: str) -> None:
         """Tell of one request; ``seconds`` from its head to the end of its answer."""
@@ -49,11 +52,17 @@ class AccessLog:
             )
             return
         now = datetime.now(UTC).isoformat(timespec="microseconds")[:-6]
-        sys.stderr.write(
+        if not self._lines:
+            asyncio.get_running_loop().call_soon(self._write_lines)
+        self._lines.append(
             f'{{"event": "request", "method": {_quoted(method)}, "path": {_quoted(path)}, '
             f'"status": {int(status)}, "duration_ms": {seconds * 1000:.3f}, '
             f'"request_id": "{request_id}", "level": "info", "timestamp": "{now}Z"}}\n'
         )
+
+    def _write_lines(self) -> None:
+        lines, self._lines = self._lines, []
+        sys.stderr.write("".join(lines))
 
 
 def wants_console(settings: Settings) -> bool:
