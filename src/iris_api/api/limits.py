@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from iris_api.api.problems import problem_response
-from iris_api.database.writes import CancelledWhileStoring
+from iris_api.database.transactions import CancelledWhileStoring
 from iris_api.errors import (
     BodyTooLarge,
     DeadlineExceeded,

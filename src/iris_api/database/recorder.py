@@ -12,14 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from iris_api.batching import Batcher, CancelledInFlight
 from iris_api.database.failures import is_refusal_of_a_row, problem_of, translates_failures
-from iris_api.database.writes import (
-    CancelledWhileStoring,
-    NewPrediction,
-    StoredAs,
-    copy_rows,
-    copy_rows_once,
-    insert_group,
-)
+from iris_api.database.keyed_writes import copy_rows_once, insert_keyed_group
+from iris_api.database.transactions import CancelledWhileStoring
+from iris_api.database.writes import NewPrediction, StoredAs, copy_rows, insert_group
 from iris_api.inference.classifier import ClassPrediction, Row
 from iris_api.observability.metrics import Metrics
 
@@ -100,8 +95,10 @@ class Recorder:
         self, connection: AsyncConnection, group: Sequence[NewPrediction]
     ) -> list[StoredAs | Exception]:
         """Commit the group; where PostgreSQL refuses a row, halve it until that row is alone."""
+        has_keys = any(row.idempotency_key is not None for row in group)
+        insert = insert_keyed_group if has_keys else insert_group
         try:
-            stored = await insert_group(connection, group)
+            stored: list[StoredAs | Exception] = [*await insert(connection, group)]
         except asyncpg.PostgresError as error:
             if not is_refusal_of_a_row(error):
                 raise
