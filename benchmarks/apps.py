@@ -8,12 +8,14 @@ are the service itself, less one of its decisions each.
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 from fastapi import Depends, FastAPI, Request
+from fastapi.routing import APIRoute
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
+from iris_api.api.direct import DirectMiddleware
 from iris_api.api.resources import Resources
 from iris_api.database import (
     IrisFeatures,
@@ -72,26 +74,24 @@ def textbook() -> FastAPI:
 
 def ordinary_route() -> FastAPI:
     """The service, with ``/predict`` on FastAPI's own route class."""
-    app, resources_of = _service_without_predict()
+    app = application()
 
-    @app.post("/predict")
     async def predict(features: IrisFeatures) -> PredictionResponse:
-        return await _predict(features, resources_of())
+        return await _predict(features, app.state.resources)
 
-    return app
+    return _replace_predict(app, predict)
 
 
 def injected_session() -> FastAPI:
     """The same, and a session injected as into every other endpoint; the recorder stays."""
-    app, resources_of = _service_without_predict()
+    app = application()
 
-    @app.post("/predict")
     async def predict(
         features: IrisFeatures, db: Annotated[AsyncSession, Depends(get_db)]
     ) -> PredictionResponse:
-        return await _predict(features, resources_of())
+        return await _predict(features, app.state.resources)
 
-    return app
+    return _replace_predict(app, predict)
 
 
 def ask(model: Model, features: IrisFeatures) -> ClassPrediction:
@@ -102,11 +102,13 @@ def ask(model: Model, features: IrisFeatures) -> ClassPrediction:
     return ClassPrediction(winner, classes[winner], dict(zip(classes, row, strict=True)), version)
 
 
-def _service_without_predict() -> tuple[FastAPI, Callable[[], Resources]]:
-    app = application()
-    routes = app.router.routes
-    routes[:] = [route for route in routes if getattr(route, "path", "") != "/predict"]
-    return app, lambda: app.state.resources
+def _replace_predict(app: FastAPI, endpoint: Callable[..., Any]) -> FastAPI:
+    """Have the endpoint answer ``/predict``, by the route class and the way of FastAPI's own."""
+    app.user_middleware[:] = [
+        layer for layer in app.user_middleware if cast(object, layer.cls) is not DirectMiddleware
+    ]
+    app.router.routes.insert(0, APIRoute("/predict", endpoint, methods=["POST"]))
+    return app
 
 
 async def _predict(features: IrisFeatures, resources: Resources) -> PredictionResponse:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from iris_api import __version__
 from iris_api.api import model, operations, predict, predictions
 from iris_api.api.access import AccessMiddleware
+from iris_api.api.direct import DirectMiddleware
 from iris_api.api.documentation import install_documentation
 from iris_api.api.limits import Limits, LimitsMiddleware
 from iris_api.api.problems import failure_response, install_problem_handlers
@@ -108,14 +109,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.root_path = settings.root_path  # as an argument it warns, in favour of one of uvicorn's
     app.state.is_stopping = False
     app.state.metrics = metrics
-    # Not included but added, and first of all: FastAPI matches an included route twice for each
-    # request, after all those before it.
-    app.router.routes[:0] = predict.router.routes
-    for part in (predictions, model, operations):
+    for part in (predict, predictions, model, operations):
         app.include_router(part.router)
     install_documentation(app)
     install_problem_handlers(app)
     # The last one added is the outermost.
+    app.add_middleware(DirectMiddleware, routes=predict.router.routes)
     if settings.auth == "keys" or settings.rate_limit is not None:
         app.add_middleware(
             AccessMiddleware, needs_key=settings.auth == "keys", limiter=_rate_limiter(settings)

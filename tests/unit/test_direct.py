@@ -2,12 +2,13 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import BaseModel
 
-from iris_api.api.direct import DirectRoute
+from iris_api.api.direct import DirectMiddleware, DirectRoute
 from iris_api.api.problems import install_problem_handlers
+from iris_api.errors import NotFound
 
 
 class Body(BaseModel):
@@ -26,10 +27,13 @@ async def yielding(request: Request) -> AsyncIterator[str]:
     yield request.url.path
 
 
-def app_with(endpoint: Any, path: str = "/double") -> FastAPI:
+def app_with(endpoint: Any, *, directly: bool = False) -> FastAPI:
+    """An application that finds the route through its router, or ``directly``."""
     app = FastAPI()
     install_problem_handlers(app)
-    app.router.routes.append(DirectRoute(path, endpoint, methods=["POST"]))
+    app.router.routes.append(DirectRoute("/double", endpoint, methods=["POST"]))
+    if directly:
+        app.add_middleware(DirectMiddleware, routes=app.router.routes)
     return app
 
 
@@ -68,6 +72,44 @@ async def test_every_kind_of_json_is_taken(content_type: str) -> None:
             "/double", content=b'{"number": 1}', headers={"Content-Type": content_type}
         )
     assert response.status_code == 200
+
+
+async def refuse(body: Body) -> None:
+    raise (NotFound("No such number."), HTTPException(400), HTTPException(405))[body.number]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "request_parts"),
+    [
+        (double, {"json": {"number": 21}}),
+        (double, {"json": {"number": "x"}}),
+        (double, {"content": b"{", "headers": {"Content-Type": "application/json"}}),
+        (double, {"content": b"x"}),
+        (double, {"method": "GET"}),
+        (double, {"method": "OPTIONS"}),
+        (double, {"url": "/double/", "json": {"number": 1}}),
+        *((refuse, {"json": {"number": number}}) for number in range(3)),
+    ],
+)
+async def test_the_direct_way_gives_the_same_answers(
+    endpoint: Any, request_parts: dict[str, Any]
+) -> None:
+    answers = []
+    for directly in (False, True):
+        async with client_of(app_with(endpoint, directly=directly)) as client:
+            response = await client.request(**{"method": "POST", "url": "/double"} | request_parts)
+        answers.append((response.status_code, sorted(response.headers.items()), response.content))
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("directly", [False, True])
+async def test_a_defect_comes_through(*, directly: bool) -> None:
+    async def fail(body: Body) -> None:
+        raise HTTPException(418)
+
+    async with client_of(app_with(fail, directly=directly)) as client:
+        with pytest.raises(HTTPException):
+            await client.post("/double", json={"number": 1})
 
 
 async def test_another_method_is_told_which_one_to_use() -> None:

@@ -91,7 +91,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     async def on_http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101, as above
-        return problem_response(_problem_of_http_exception(error), request.scope)
+        return problem_response(problem_of_http_exception(error), request.scope)
 
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(RequestValidationError, on_invalid)
@@ -120,7 +120,8 @@ def _field_name(path: Sequence[str | int]) -> str:
     return name.removeprefix(".")
 
 
-def _problem_of_http_exception(error: HTTPException) -> Problem:
+def problem_of_http_exception(error: HTTPException) -> Problem:
+    """The problem for an exception of FastAPI's or Starlette's; raises one that is a defect."""
     if isinstance(error.detail, Problem):
         return error.detail
     match error.status_code:
