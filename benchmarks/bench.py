@@ -21,8 +21,8 @@ from benchmarks.tables import print_machine, print_table
 from benchmarks.workbench import Workbench, settle, workbench
 from iris_api.inference import load_artifact
 
-ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
-SECONDS = float(os.environ.get("BENCH_SECONDS", "5"))
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "12"))
+SECONDS = float(os.environ.get("BENCH_SECONDS", "2"))
 CONNECTIONS = 64
 EMPTY = "empty FastAPI endpoint"
 PREDICT = "/predict, linear model"

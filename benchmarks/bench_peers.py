@@ -14,8 +14,8 @@ from benchmarks.processes import HOST, SERVER_CORE, iris_server
 from benchmarks.tables import print_machine, print_table
 from benchmarks.workbench import MODELS, Workbench, settle, workbench
 
-ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
-SECONDS = float(os.environ.get("BENCH_SECONDS", "5"))
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "6"))
+SECONDS = float(os.environ.get("BENCH_SECONDS", "3"))
 CONNECTIONS = 64
 PORT = 8321
 OURS = "iris-api, stored durably"

@@ -17,7 +17,7 @@ from iris_api.database.schema import MAX_BATCH_ITEMS
 from iris_api.database.writes import NewPrediction
 from iris_api.inference import FEATURE_NAMES, load_artifact
 
-ROUNDS = 7
+ROUNDS = 15
 
 
 async def measure_bulk(bench: Workbench, server: Server) -> None:

@@ -37,7 +37,7 @@ _FILL = """
 def main() -> None:
     """Fill the table, ask for pages in turn, print their times as ratios."""
     print_machine()
-    with workbench() as bench, ExitStack() as stack:
+    with workbench(empty=False) as bench, ExitStack() as stack:
         asyncio.run(fill(bench))
         stack.enter_context(
             iris_server(

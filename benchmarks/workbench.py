@@ -65,13 +65,17 @@ class Workbench:
 
 
 @contextmanager
-def workbench() -> Iterator[Workbench]:
-    """Bring up the database on the load's core, and train what is missing."""
+def workbench(*, empty: bool = True) -> Iterator[Workbench]:
+    """Bring up the database on the load's core, and train what is missing.
+
+    ``BENCH_DATABASE_URL`` names a database other than the embedded one; its rows are deleted.
+    ``IRIS_DATABASE_URL`` does not count here, for that one's rows are somebody's.
+    """
     for model, candidate in MODELS.items():
         folder = HOME / model / "model"
         if not folder.exists():
             train(folder, candidate=candidate)
-    given = os.environ.get("IRIS_DATABASE_URL")
+    given = os.environ.get("BENCH_DATABASE_URL")
     settings = Settings(
         data_dir=HOME / "database", database_url=SecretStr(given) if given else None
     )
@@ -79,7 +83,16 @@ def workbench() -> Iterator[Workbench]:
         assert settings.database_url is not None
         migrate(settings)
         _pin_database()
-        yield Workbench(settings.database_url.get_secret_value())
+        bench = Workbench(settings.database_url.get_secret_value())
+        if empty:
+            asyncio.run(_truncate(bench))
+        yield bench
+
+
+async def _truncate(bench: Workbench) -> None:
+    connection = await bench.connect()
+    await connection.execute("TRUNCATE iris_predictions, idempotency_keys, api_keys")
+    await connection.close()
 
 
 def _pin_database() -> None:
