@@ -143,6 +143,12 @@ def database(server_url: URL, template: str) -> Iterator[URL]:
     yield from _database(server_url, template)
 
 
+@pytest.fixture(scope="module")
+def service_database(server_url: URL, template: str) -> Iterator[URL]:
+    """One for all tests of a module."""
+    yield from _database(server_url, template)
+
+
 def _database(server_url: URL, source: str) -> Iterator[URL]:
     name = f"iris_test_{os.getpid()}_{next(_numbers)}"
     execute(server_url, f"CREATE DATABASE {name} TEMPLATE {source}")

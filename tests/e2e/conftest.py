@@ -6,8 +6,7 @@ from typing import Protocol
 
 import pytest
 from sqlalchemy import URL
-from tests.conftest import _database
-from tests.e2e.service import Service
+from tests.e2e.service import Service, serving
 
 
 class Start(Protocol):
@@ -38,17 +37,10 @@ def start(folder: Path) -> Iterator[Start]:
 
 
 @pytest.fixture(scope="module")
-def service_database(server_url: URL, template: str) -> Iterator[URL]:
-    yield from _database(server_url, template)
-
-
-@pytest.fixture(scope="module")
 def service(
     service_database: URL, trained_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
     """A service with all its parts, for all tests of a module."""
-    url = service_database.render_as_string(hide_password=False)
     folder = tmp_path_factory.mktemp("service")
-    service = Service.start(folder, database_url=url, data_dir=trained_model, max_body_bytes=4096)
-    yield service.until_ready()
-    service.clean_up()
+    with serving(folder, service_database, data_dir=trained_model, max_body_bytes=4096) as service:
+        yield service

@@ -8,13 +8,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 from httpx2 import AsyncClient
+from sqlalchemy import URL
 
 SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 _PATIENCE = 90  # seconds; nothing here takes a tenth of it on an idle machine
@@ -156,6 +158,17 @@ class Service:
                 self.process.wait()
         if not self._is_gone():
             os.killpg(self.process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def serving(folder: Path, database: URL, **settings: object) -> Iterator[Service]:
+    """A service on this database, ready, for the length of the block."""
+    url = database.render_as_string(hide_password=False)
+    service = Service.start(folder, database_url=url, **settings)
+    try:
+        yield service.until_ready()
+    finally:
+        service.clean_up()
 
 
 def run(folder: Path, *arguments: str, **settings: object) -> "subprocess.CompletedProcess[str]":

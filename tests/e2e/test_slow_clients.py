@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import URL
 from tests.conftest import execute
 from tests.e2e.raw import BODY, GET, HEAD, Raw, connected, predict
-from tests.e2e.service import Service, poll_until
+from tests.e2e.service import Service, poll_until, serving
 from tests.integration.support import fetch
 
 SECONDS = 1.0
@@ -25,18 +25,17 @@ def strict(
     service_database: URL, trained_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
     """A service that has little patience."""
-    service = Service.start(
+    with serving(
         tmp_path_factory.mktemp("strict"),
-        database_url=service_database.render_as_string(hide_password=False),
+        service_database,
         data_dir=trained_model,
         header_timeout=SECONDS,
         body_timeout=SECONDS,
         keep_alive_timeout=2,
         max_header_bytes=MOST_HEADER_BYTES,
         max_body_bytes=MEGABYTE,
-    )
-    yield service.until_ready()
-    service.clean_up()
+    ) as service:
+        yield service
 
 
 @pytest.fixture
@@ -211,7 +210,7 @@ def test_one_who_is_too_slow_at_the_second_request_still_gets_the_first_answer(
     strict: Service, service_database: URL
 ) -> None:
     """What has been stored must not be answered with "nothing was done"."""
-    with connected(strict) as raw, HeldUp(service_database, 2 * SECONDS):
+    with connected(strict) as raw, HeldUp(service_database, 1.5 * SECONDS):
         raw.send(predict(), b"POST /predict HTT")
         first = raw.answer()
         assert first.status == 200, first.body

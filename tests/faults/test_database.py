@@ -7,15 +7,18 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from anyio.from_thread import start_blocking_portal
 from tests.e2e.service import Service, poll_until
 from tests.faults.conftest import OpenTrial
 from tests.faults.load import Behaviour, Connection, Mix, ask_once, get, http
+from tests.faults.postgres import Postgres
 from tests.faults.processes import send
-from tests.faults.proxy import Proxy
 from tests.faults.trial import Trial, seconds
+from tests.proxy import Proxy
 
 REQUEST_SECONDS = 10 + 1  # IRIS_REQUEST_TIMEOUT, and what a machine at work adds
 ALIVE_SECONDS = 2
@@ -63,16 +66,26 @@ def test_postgresql_stands_still(open_trial: OpenTrial) -> None:
 
 def test_the_way_to_postgresql_swallows_everything(open_trial: OpenTrial) -> None:
     trial = open_trial("traffic to PostgreSQL dropped")
-    with Proxy(trial.postgres.port) as proxy:
+    with proxy_before(trial.postgres) as proxy:
         service = trial.serve(proxy.port)
         with trial.load(service.port, beside=[staying_alive(service.port)]):
             for _ in trial.rounds(2):
                 proxy.swallow()
                 outlast_silence(service, seconds(15, at_least=7))
-                proxy.forward()
+                proxy.recover()
                 waited = trial.until_recovered(service.port, since=time.monotonic())
                 assert waited < RECOVERY_SECONDS
         assert_answered_in_time(trial, service)
+
+
+@contextmanager
+def proxy_before(postgres: Postgres) -> Iterator[Proxy]:
+    """A proxy in an event loop of its own, in a thread."""
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(Proxy.before(postgres.url())) as proxy,
+    ):
+        yield proxy
 
 
 def outlast_silence(service: Service, duration: float) -> None:
@@ -108,7 +121,7 @@ def assert_answered_in_time(trial: Trial, service: Service) -> None:
 
 def test_the_answer_to_a_commit_is_cut(open_trial: OpenTrial) -> None:
     trial = open_trial("commit's answer cut, predict")
-    with Proxy(trial.postgres.port) as proxy:
+    with proxy_before(trial.postgres) as proxy:
         service = trial.serve(proxy.port)
         cut_one_by_one(trial, proxy, service, None)
         trial.go_on("commit's answer cut, batch")
@@ -120,9 +133,9 @@ def test_the_answer_to_a_commit_is_cut(open_trial: OpenTrial) -> None:
 def cut_one_by_one(trial: Trial, proxy: Proxy, service: Service, count: int | None) -> None:
     for _ in trial.rounds(20, at_least=3):
         request = trial.journal.new_request(count, keyed=True)
-        proxy.cut_next_commit()
+        proxy.cut_commit()
         outcome = ask_once(service.port, trial.journal, request)
-        assert proxy.has_cut_all()
+        assert proxy.has_cut()
         assert (outcome.state, outcome.why) == ("unknown", "503 outcome-unknown")
         ended = time.monotonic()
         assert ask_once(service.port, trial.journal, request).state == "ok"
@@ -134,8 +147,8 @@ def cut_under_load(trial: Trial, proxy: Proxy, service: Service) -> None:
     with trial.load(service.port, mix=Mix(batch_every=3)):
         for _ in trial.rounds(50, at_least=5):
             trial.until_answered(20)
-            proxy.cut_next_commit()
-            poll_until(proxy.has_cut_all, "a commit is cut")
+            proxy.cut_commit()
+            poll_until(proxy.has_cut, "a commit is cut")
             trial.until_recovered(service.port, since=time.monotonic())
     verdict = trial.conclude(service.port)
     assert verdict.whys["unknown 503 outcome-unknown"] >= trial.times

@@ -4,31 +4,22 @@ from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import URL
-from tests.conftest import _database
-from tests.e2e.service import Service
+from tests.e2e.service import Service, serving
 
 MAX_BODY_BYTES = 1_000_000
-
-
-@pytest.fixture(scope="module")
-def service_database(server_url: URL, template: str) -> Iterator[URL]:
-    yield from _database(server_url, template)
 
 
 @pytest.fixture(scope="module")
 def service(
     service_database: URL, trained_model: object, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    service = Service.start(
+    with serving(
         tmp_path_factory.mktemp("service"),
-        database_url=service_database.render_as_string(hide_password=False),
+        service_database,
         data_dir=trained_model,
         max_body_bytes=MAX_BODY_BYTES,
         log_level="WARNING",
-    )
-    try:
-        yield service.until_ready()
+    ) as service:
+        yield service
         assert service.process.poll() is None, "it ended in the course of the tests"
         assert "Traceback" not in service.output + service.errors
-    finally:
-        service.clean_up()

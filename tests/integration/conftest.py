@@ -9,7 +9,7 @@ import pytest_asyncio
 import structlog
 from httpx2 import AsyncClient
 from sqlalchemy import URL
-from tests.conftest import _database, dsn_of, settings_for
+from tests.conftest import dsn_of, settings_for
 from tests.integration.support import Held, running
 
 from iris_api.database.session import database_url
@@ -54,9 +54,8 @@ async def poisoned(connection: asyncpg.Connection) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared_settings(server_url: URL, template: str, trained_model: Path) -> Iterator[Settings]:
-    for url in _database(server_url, template):
-        yield settings_for(url, trained_model)
+def shared_settings(service_database: URL, trained_model: Path) -> Settings:
+    return settings_for(service_database, trained_model)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
