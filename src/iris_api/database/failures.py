@@ -63,9 +63,9 @@ def problem_of(error: Exception) -> Problem | None:
     code = sqlstate_of(error)
     if code in _OUTDATED_CODES:
         return SchemaOutdated(f"The database lacks what this release needs. {MIGRATE_HINT}")
-    if _has_broken_off(error) or code in _UNAVAILABLE_CODES:
+    if _has_broken_off(error):
         return DatabaseUnavailable(f"PostgreSQL broke off. {_RETRY_HINT}")
-    if code.startswith(_UNAVAILABLE_CLASSES):
+    if code.startswith((*_UNAVAILABLE_CLASSES, *_UNAVAILABLE_CODES)):
         return DatabaseUnavailable(f"PostgreSQL refused (SQLSTATE {code}). {_RETRY_HINT}")
     return None
 
