@@ -138,7 +138,7 @@ class JoiningTransport:
         self._transport.close()
 
     def _write_kept(self) -> None:
-        if self._kept:
+        if self._kept and not self.is_closing():
             kept, self._kept = self._kept, b""
             self._transport.write(kept)
 

@@ -51,7 +51,7 @@ class RecordingTransport(asyncio.Transport):
         self.written.append(b"".join(list_of_data))
 
     def is_closing(self) -> bool:
-        return "closed" in self.written
+        return self.written[-1:] in (["closed"], ["aborted"])
 
     def close(self) -> None:
         self.written.append("closed")
@@ -75,6 +75,15 @@ async def test_a_head_leaves_with_its_body_and_waits_for_none() -> None:
     assert plain.written[1:] == [b"head of a stream"]
     await asyncio.sleep(0)
     assert plain.written[2:] == []
+
+
+async def test_nothing_is_written_to_a_connection_that_was_lost() -> None:
+    plain = RecordingTransport()
+    joining = JoiningTransport(plain, asyncio.get_running_loop())
+    joining.write(b"head of a stream")
+    joining.abort()
+    await asyncio.sleep(0)
+    assert plain.written == ["aborted"]
 
 
 async def test_what_was_written_leaves_before_the_end() -> None:
