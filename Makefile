@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 IN_PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install run migrate train test fuzz faults check format load bench bench-peers bench-history image clean
+.PHONY: help install run migrate train test fuzz faults check format load bench bench-peers bench-history bench-pieces image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench-peers: $(INSTALLED) ## measure it against LitServe, BentoML, MLServer and 
 
 bench-history: $(INSTALLED) ## measure pages of a history of ten million rows
 	@exec $(BIN)/python -m benchmarks.history
+
+bench-pieces: $(INSTALLED) ## measure where a prediction's time goes, each part alone
+	@exec $(BIN)/python -m benchmarks.pieces
 
 image: ## build the container image iris-api
 	docker build --tag iris-api .
