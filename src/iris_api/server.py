@@ -166,14 +166,16 @@ class _Supervisor(Multiprocess):
     """uvicorn's parent of the workers, but not deaf while it waits for their end."""
 
     def join_all(self) -> None:
-        """Wait for the workers, and pass on what signals come meanwhile."""
+        """Wait for the workers; pass on a signal that comes meanwhile, until they have ended.
+
+        Once would not do: to a worker that has not looked at the first one yet, two are one.
+        """
         for listener in self.sockets:
             listener.close()  # or it would take connections that nobody will ever serve
         for worker in self.processes:
             while worker.process.is_alive():
                 worker.process.join(_SECONDS_BETWEEN_SIGNALS)
                 if self.signal_queue:
-                    self.signal_queue.clear()
                     self._tell_again()
 
     def _tell_again(self) -> None:

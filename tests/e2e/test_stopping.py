@@ -14,6 +14,8 @@ from sqlalchemy import URL
 from tests.e2e.conftest import Start
 from tests.e2e.raw import BODY, GET, HEAD, Raw, connected, predict
 from tests.e2e.service import Service, poll_until
+from tests.faults.processes import send
+from tests.faults.trial import workers_of
 from tests.integration.support import fetch
 
 LONG = 60
@@ -177,9 +179,13 @@ def test_a_second_signal_ends_the_delay_of_all_workers(
     begin: Callable[..., Service], second: signal.Signals
 ) -> None:
     service = begin(workers=2, shutdown_delay=10 * LONG)
+    *_, busy = workers_of(service)
+    send(signal.SIGSTOP, [busy])  # so to it, the two signals are one
     service.process.send_signal(signal.SIGTERM)
     until_unready(service)
     service.process.send_signal(second)
+    time.sleep(1)  # the supervisor passes it on ten times a second
+    send(signal.SIGCONT, [busy])
     began = time.monotonic()
     poll_until(
         lambda: service.process.poll() is not None or time.monotonic() - began > LONG / 3,
