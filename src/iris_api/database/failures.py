@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, EmulatedDBAPIException
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from iris_api.errors import DatabaseUnavailable, Problem, SchemaOutdated
@@ -16,6 +16,8 @@ T = TypeVar("T")
 MIGRATE_HINT = "Run `iris-api migrate`."
 _RETRY_HINT = "Nothing was stored. Try again soon."
 _ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError)
+_WRAPPERS = (DBAPIError, EmulatedDBAPIException)
+"""What SQLAlchemy puts around an error of asyncpg's: both, or its pool the latter alone."""
 # Classes and codes of https://www.postgresql.org/docs/18/errcodes-appendix.html
 _UNAVAILABLE_CLASSES = ("08", "28", "3D", "40", "53", "57", "58")
 _UNAVAILABLE_CODES = (
@@ -43,7 +45,7 @@ def translates_failures(function: Callable[P, Awaitable[T]]) -> Callable[P, Awai
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await function(*args, **kwargs)
-        except (OSError, PoolTimeout, DBAPIError, *_ASYNCPG_ERRORS) as error:
+        except (OSError, PoolTimeout, *_WRAPPERS, *_ASYNCPG_ERRORS) as error:
             problem = problem_of(error)
             if problem is None:
                 raise
@@ -89,21 +91,21 @@ def is_outcome_unknown(error: Exception) -> bool:
 
 def sqlstate_of(error: Exception) -> str:
     """The SQLSTATE of an error of asyncpg's, or of SQLAlchemy's around it; empty where none is."""
-    original = error.orig if isinstance(error, DBAPIError) else error
-    return getattr(original, "sqlstate", None) or ""
+    return getattr(_driver_error_of(error), "sqlstate", None) or ""
 
 
 def _severity_of(error: Exception) -> str | None:
-    original = error.orig if isinstance(error, DBAPIError) else error
-    # SQLAlchemy's own class stands around asyncpg's, which is its cause.
-    for candidate in (original, original.__cause__ if original else None):
-        severity = getattr(candidate, "severity_en", None)
-        if severity is not None:
-            return str(severity)
-    return None
+    severity: str | None = getattr(_driver_error_of(error), "severity_en", None)
+    return severity
+
+
+def _driver_error_of(error: Exception) -> BaseException:
+    """What asyncpg raised, which SQLAlchemy's errors carry along."""
+    return error.driver_exception if isinstance(error, _WRAPPERS) else error
 
 
 def _has_broken_off(error: Exception) -> bool:
     if isinstance(error, DBAPIError):
         return error.connection_invalidated
-    return isinstance(error, asyncpg.InterfaceError)  # such as "connection is closed"
+    # Such as "connection is closed".
+    return isinstance(_driver_error_of(error), asyncpg.InterfaceError)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 from pydantic_core import from_json
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import PoolProxiedConnection
 
 from iris_api.database.transactions import driver_transaction
 from iris_api.database.writes import (
@@ -76,7 +76,7 @@ _CLAIM_BATCH = """
 
 
 async def insert_keyed_group(
-    connection: AsyncConnection, group: Sequence[NewPrediction]
+    connection: PoolProxiedConnection, group: Sequence[NewPrediction]
 ) -> list[Outcome]:
     """Insert and commit those rows whose key is new, or that have none, in one round trip.
 
@@ -91,7 +91,7 @@ async def insert_keyed_group(
 
 
 async def _find_repeated(
-    connection: AsyncConnection, repeated: Sequence[NewPrediction]
+    connection: PoolProxiedConnection, repeated: Sequence[NewPrediction]
 ) -> list[Outcome]:
     """What was stored for these keys, or why nobody can say; the others' rows are committed."""
     keys = [(new.client, str(new.idempotency_key)) for new in repeated]
@@ -109,7 +109,7 @@ async def _find_repeated(
 
 
 async def copy_rows_once(
-    connection: AsyncConnection,
+    connection: PoolProxiedConnection,
     rows: Iterable[NewPrediction],
     asked: Sequence[Row],
     client: str,
@@ -131,7 +131,7 @@ async def copy_rows_once(
 
 
 async def _find_keyed(
-    connection: AsyncConnection, keys: Sequence[tuple[str, str]], *, is_batch: bool
+    connection: PoolProxiedConnection, keys: Sequence[tuple[str, str]], *, is_batch: bool
 ) -> list[list[_Kept]]:
     """For each pair of client and key, the rows that it stored: none where its kind was another.
 

@@ -6,9 +6,11 @@ answered when its own group has committed, never before.
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 
 import asyncpg
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import PoolProxiedConnection
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from iris_api.batching import Batcher, CancelledInFlight
 from iris_api.database.failures import is_refusal_of_a_row, problem_of, translates_failures
@@ -69,7 +71,7 @@ class Recorder:
         `IdempotencyKeyReused`.
         """
         new = (NewPrediction.of(client, *pair) for pair in zip(rows, answers, strict=True))
-        async with self._engine.connect() as connection:
+        with closing(await self._engine.raw_connection()) as connection:
             if key is None:
                 stored = await copy_rows(connection, new, len(rows))
             else:
@@ -84,15 +86,12 @@ class Recorder:
 
     @translates_failures
     async def _commit(self, group: Sequence[NewPrediction]) -> list[StoredAs | Exception]:
-        # ``async with`` would close it in a task of its own, which a lone caller waits for.
-        connection = await self._engine.connect()
-        try:
+        # The pool's own connection, for SQLAlchemy's around it costs a lone caller 45 us.
+        with closing(await self._engine.raw_connection()) as connection:
             return await self._insert(connection, group)
-        finally:
-            await connection.close()
 
     async def _insert(
-        self, connection: AsyncConnection, group: Sequence[NewPrediction]
+        self, connection: PoolProxiedConnection, group: Sequence[NewPrediction]
     ) -> list[StoredAs | Exception]:
         """Commit the group; where PostgreSQL refuses a row, halve it until that row is alone."""
         has_keys = any(row.idempotency_key is not None for row in group)
@@ -119,7 +118,7 @@ class Recorder:
         return stored
 
     async def _insert_half(
-        self, connection: AsyncConnection, half: Sequence[NewPrediction]
+        self, connection: PoolProxiedConnection, half: Sequence[NewPrediction]
     ) -> list[StoredAs | Exception]:
         """Commit a half; its failure is its own, for the other half may have been committed."""
         try:

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from iris_api.errors import ConfigurationError, DatabaseUnsafe
 from iris_api.settings import Settings
@@ -30,7 +31,7 @@ SessionFactory = async_sessionmaker[AsyncSession]
 _NETWORK_SECONDS = 1.0
 """What a statement's way to PostgreSQL and back may take on top of its own time."""
 EXPLICIT_TRANSACTIONS = "iris_explicit_transactions"
-"""The engine's execution option for PgBouncer, which may send the parts of a statement that stands
+"""In the ``info`` of a connection to PgBouncer, which may send the parts of a statement that stands
 outside of a transaction to different servers."""
 
 
@@ -100,10 +101,12 @@ def create_engine(settings: Settings) -> AsyncEngine:
         pool_use_lifo=True,
         hide_parameters=True,  # a user's input belongs neither in a log nor in an error
         connect_args=_connect_args(settings),
-        execution_options={EXPLICIT_TRANSACTIONS: settings.database_pgbouncer},
     )
-    event.listen(engine.sync_engine.pool, "connect", _durability_check(settings))
-    event.listen(engine.sync_engine.pool, "checkout", _refuse_closed)
+    pool = engine.sync_engine.pool
+    if settings.database_pgbouncer:
+        event.listen(pool, "connect", _mark_as_pgbouncer)
+    event.listen(pool, "connect", _durability_check(settings))
+    event.listen(pool, "checkout", _refuse_closed)
     return engine
 
 
@@ -158,6 +161,10 @@ def _durability_check(settings: Settings) -> Callable[[DBAPIConnection, object],
         )
 
     return check
+
+
+def _mark_as_pgbouncer(_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+    record.info[EXPLICIT_TRANSACTIONS] = True
 
 
 def _refuse_closed(connection: DBAPIConnection, _record: object, _proxy: object) -> None:

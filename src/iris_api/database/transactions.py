@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TypeAlias, cast
 
 import asyncpg
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import PoolProxiedConnection
 
 from iris_api.database.failures import is_outcome_unknown
 from iris_api.database.session import EXPLICIT_TRANSACTIONS
@@ -21,16 +21,15 @@ class CancelledWhileStoring(asyncio.CancelledError):
 
 @asynccontextmanager
 async def driver_transaction(
-    connection: AsyncConnection, *, explicit: bool = False
+    connection: PoolProxiedConnection, *, explicit: bool = False
 ) -> AsyncIterator[Driver]:
     """The driver's connection; in a transaction where ``explicit``, or where PgBouncer wants it.
 
     Otherwise each statement is a transaction.
     """
-    assert connection.sync_connection, "it is checked out"  # noqa: S101
-    driver = cast(Driver, connection.sync_connection.connection.driver_connection)
-    options = connection.sync_engine.get_execution_options()
-    transaction = driver.transaction() if explicit or options.get(EXPLICIT_TRANSACTIONS) else None
+    driver = cast(Driver, connection.driver_connection)
+    explicit = explicit or EXPLICIT_TRANSACTIONS in connection.info
+    transaction = driver.transaction() if explicit else None
     may_commit = transaction is None
     try:
         if transaction:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, Self
 
 from pydantic_core import to_json
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import PoolProxiedConnection
 
 from iris_api.database.models import IrisPrediction
 from iris_api.database.transactions import Driver, driver_transaction
@@ -83,7 +83,7 @@ _DRAW_IDS = """
 
 
 async def insert_group(
-    connection: AsyncConnection, group: Sequence[NewPrediction]
+    connection: PoolProxiedConnection, group: Sequence[NewPrediction]
 ) -> list[StoredAs]:
     """Insert and commit rows, all or none, in one round trip.
 
@@ -100,7 +100,7 @@ async def insert_group(
 
 
 async def copy_rows(
-    connection: AsyncConnection, rows: Iterable[NewPrediction], count: int
+    connection: PoolProxiedConnection, rows: Iterable[NewPrediction], count: int
 ) -> list[StoredAs]:
     """Insert and commit ``count`` rows by COPY, all or none, faster than by an INSERT.
 
