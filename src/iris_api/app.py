@@ -9,6 +9,7 @@ from anyio import to_thread
 from fastapi import FastAPI
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import ConnectionPoolEntry
 from starlette.types import ASGIApp
 
 from iris_api import __version__
@@ -32,6 +33,7 @@ from iris_api.observability.middleware import ObservabilityMiddleware
 from iris_api.settings import Settings
 from iris_api.tasks import in_background
 
+_IN_USE = "iris_in_use"
 log = structlog.get_logger("iris_api")
 
 
@@ -152,5 +154,14 @@ async def _load_model(settings: Settings, metrics: Metrics) -> ServedModel | Mod
 def _measure_pool(engine: AsyncEngine, metrics: Metrics, size: int) -> None:
     metrics.connections_limit.set(size)
     pool = engine.sync_engine.pool
-    event.listen(pool, "checkout", lambda *_: metrics.connections_in_use.inc())
-    event.listen(pool, "checkin", lambda *_: metrics.connections_in_use.dec())
+
+    def check_out(_connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
+        record.info[_IN_USE] = True
+        metrics.connections_in_use.inc()
+
+    def check_in(_connection: object, record: ConnectionPoolEntry) -> None:
+        if record.info.pop(_IN_USE, False):  # a checkout that failed comes here as well
+            metrics.connections_in_use.dec()
+
+    event.listen(pool, "checkout", check_out)
+    event.listen(pool, "checkin", check_in)

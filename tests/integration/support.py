@@ -14,7 +14,8 @@ import pytest
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient, Response
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import URL
+from pydantic import SecretStr
+from sqlalchemy import URL, text
 from tests.conftest import dsn_of
 
 from iris_api.app import create_app
@@ -45,6 +46,23 @@ def client_of(app: FastAPI, **headers: str) -> AsyncClient:
     """A client of an application in this process, which sends these headers with each request."""
     transport = ASGITransport(app=app, raise_app_exceptions=False)
     return AsyncClient(transport=transport, base_url="http://iris", headers=headers)
+
+
+@asynccontextmanager
+async def running_unpooled(
+    settings: Settings, database: URL
+) -> AsyncIterator[tuple[FastAPI, AsyncClient]]:
+    """An application, and its client, with one connection to PostgreSQL and no PgBouncer between.
+
+    For tests that change what this very connection has at the server's end.
+    """
+    changes = {
+        "database_url": SecretStr(database.render_as_string(hide_password=False)),
+        "database_pgbouncer": False,
+        "database_pool_size": 1,
+    }
+    async with started(settings.model_copy(update=changes)) as app, client_of(app) as client:
+        yield app, client
 
 
 @asynccontextmanager
@@ -132,6 +150,25 @@ async def store(
         created_at,
     )
     return number
+
+
+async def predict_once_noticed(client: AsyncClient) -> Response:
+    """The answer of a service that has noticed which connections have ended.
+
+    A statement that is sent while PostgreSQL is ending its connection has an unknown outcome.
+    """
+    for _ in range(20):
+        response = await client.post("/predict", json=SETOSA)
+        if not response.json().get("type", "").endswith(":outcome-unknown"):
+            return response
+    raise AssertionError("every connection of the pool has ended, and none was noticed")
+
+
+async def set_everywhere(app: FastAPI, parameter: str, value: str) -> None:
+    """Change a parameter on the one connection of an application's pool, as a reload would."""
+    async with app.state.session_factory() as session:
+        await session.execute(text(f"SET SESSION {parameter} = {value}"))
+        await session.commit()
 
 
 async def count_rows(connection: asyncpg.Connection) -> int:

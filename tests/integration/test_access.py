@@ -22,6 +22,7 @@ from tests.integration.support import (
     count_rows,
     make_key,
     metric,
+    predict_once_noticed,
     running,
     started,
     store,
@@ -223,7 +224,7 @@ async def test_known_keys_are_believed_while_the_database_is_gone_until_they_are
         await asyncio.to_thread(execute, server_url, END_CONNECTIONS)
         assert (await client.get("/model")).status_code == 200
         # The key is known; it is the prediction for which there is no database.
-        assert_problem(await client.post("/predict", json=SETOSA), 503, "database-unavailable")
+        assert_problem(await predict_once_noticed(client), 503, "database-unavailable")
         app.state.resources.keyring._remembered.clear()  # as time will
         for route in CLOSED:
             assert_problem(await ask(client, route, {}), 503, "database-unavailable")

@@ -7,7 +7,14 @@ import pytest
 from httpx2 import AsyncClient
 from sqlalchemy import URL
 from tests.conftest import execute
-from tests.integration.support import SETOSA, assert_problem, count_rows, running
+from tests.integration.support import (
+    SETOSA,
+    assert_problem,
+    count_rows,
+    running,
+    running_unpooled,
+    set_everywhere,
+)
 
 from iris_api.database.session import refuse_unsafe
 from iris_api.errors import DatabaseUnsafe
@@ -107,6 +114,20 @@ async def test_a_database_that_becomes_unsafe_is_noticed_at_the_next_connection(
             " WHERE application_name = 'iris-api'"
         )
         await assert_refused(client)
+
+
+async def test_a_connection_that_becomes_unsafe_is_noticed_by_who_asks_for_readiness(
+    database: URL, settings: Settings, connection: asyncpg.Connection
+) -> None:
+    async with running_unpooled(settings, database) as (app, client):
+        assert (await client.post("/predict", json=SETOSA)).status_code == 200
+        await asyncio.to_thread(set_commit, database, "off")
+        await set_everywhere(app, "synchronous_commit", "off")
+        await assert_refused(client)
+        assert await count_rows(connection) == 1
+        await asyncio.to_thread(set_commit, database, "on")
+        assert (await client.get("/readyz")).status_code == 200
+        assert (await client.post("/predict", json=SETOSA)).status_code == 200
 
 
 @pytest.mark.usefixtures("unsafe")

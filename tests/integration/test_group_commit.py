@@ -4,7 +4,20 @@ import asyncpg
 import pytest
 from fastapi import FastAPI
 from httpx2 import AsyncClient, Response
-from tests.integration.support import KILLER, POISON, SETOSA, until_blocked, writes_held_up
+from tests.integration.support import (
+    KILLER,
+    POISON,
+    SETOSA,
+    assert_problem,
+    until_blocked,
+    writes_held_up,
+)
+
+from iris_api.database import IrisFeatures
+from iris_api.database.models import ANONYMOUS
+from iris_api.database.writes import NewPrediction
+from iris_api.errors import DatabaseUnavailable, OutcomeUnknown
+from iris_api.inference import ClassPrediction
 
 
 async def ask(client: AsyncClient, features: dict[str, float]) -> Response:
@@ -57,8 +70,39 @@ async def test_a_half_that_fails_does_not_take_the_committed_one_with_it(
     questions = [POISON, SETOSA, KILLER, SETOSA]
     responses = await asyncio.gather(*(ask(client, question) for question in questions))
     assert [response.status_code for response in responses] == [500, 200, 503, 503]
+    assert_problem(responses[2], 503, "outcome-unknown")
     assert {responses[1].json()["id"]} == await rows_in(connection)
     assert (await ask(client, SETOSA)).status_code == 200
+
+
+@pytest.mark.usefixtures("poisoned")
+async def test_a_half_that_was_never_sent_is_not_called_unknown(
+    app: FastAPI, connection: asyncpg.Connection
+) -> None:
+    answer = ClassPrediction(0, "setosa", None, None)
+    group = [
+        NewPrediction.of(ANONYMOUS, IrisFeatures(**features).as_row(), answer)
+        for features in (POISON, KILLER, SETOSA, SETOSA)
+    ]
+    record = app.state.resources.recorder.record
+    refused, killed, *unsent = await asyncio.gather(*map(record, group), return_exceptions=True)
+    assert isinstance(refused, asyncpg.RaiseError)
+    assert isinstance(killed, OutcomeUnknown)
+    assert list(map(type, unsent)) == [DatabaseUnavailable] * 2
+    assert await rows_in(connection) == set()
+
+
+async def test_a_row_that_the_driver_cannot_encode_fails_alone(
+    app: FastAPI, client: AsyncClient, connection: asyncpg.Connection
+) -> None:
+    row = IrisFeatures(**SETOSA).as_row()
+    broken = NewPrediction.of(ANONYMOUS, row, ClassPrediction(2**40, "setosa", None, None))
+    record = app.state.resources.recorder.record
+    neighbour = asyncio.create_task(ask(client, SETOSA))
+    with pytest.raises(asyncpg.DataError, match="int32"):
+        await record(broken)
+    assert (await neighbour).status_code == 200
+    assert len(await rows_in(connection)) == 1
 
 
 @pytest.mark.usefixtures("poisoned")

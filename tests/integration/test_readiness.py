@@ -5,13 +5,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
-from httpx2 import AsyncClient, Response
+from fastapi import FastAPI
+from httpx2 import AsyncClient
 from sqlalchemy import URL, make_url
 from tests.conftest import execute, settings_for
-from tests.integration.support import SETOSA, assert_problem, running
+from tests.integration.support import (
+    SETOSA,
+    assert_problem,
+    predict_once_noticed,
+    running,
+    running_unpooled,
+    set_everywhere,
+    writes_held_up,
+)
 
+from iris_api.database import IrisFeatures, IrisPrediction, create_prediction, recorder
 from iris_api.database.migrations import head_revision, migrate
+from iris_api.database.session import refuse_unsafe
+from iris_api.errors import DatabaseUnavailable
 from iris_api.inference.artifact import MANIFEST_NAME, Manifest
 from iris_api.settings import Settings
 
@@ -136,18 +149,6 @@ async def test_connections_that_break_are_replaced(client: AsyncClient, server_u
     assert await checks(client) == dict.fromkeys(PARTS, "ok")
 
 
-async def predict_once_noticed(client: AsyncClient) -> Response:
-    """The answer of a service that has noticed which connections have ended.
-
-    A statement that is sent while PostgreSQL is ending its connection has an unknown outcome.
-    """
-    for _ in range(20):
-        response = await client.post("/predict", json=SETOSA)
-        if not response.json().get("type", "").endswith(":outcome-unknown"):
-            return response
-    raise AssertionError("every connection of the pool has ended, and none was noticed")
-
-
 async def test_a_database_that_is_gone_is_missed_and_its_return_noticed(
     client: AsyncClient, server_url: URL, database: URL
 ) -> None:
@@ -164,6 +165,70 @@ async def test_a_database_that_is_gone_is_missed_and_its_return_noticed(
     )
     assert (await client.post("/predict", json=SETOSA)).status_code == 200
     assert await checks(client) == dict.fromkeys(PARTS, "ok")
+
+
+READ_ONLY = "default_transaction_read_only"
+
+
+async def store_by_a_session(app: FastAPI) -> int:
+    """The row that the customer's way stores."""
+    async with app.state.session_factory() as session:
+        row = IrisPrediction.from_request(IrisFeatures(**SETOSA), 0)
+        return (await create_prediction(session, row)).id
+
+
+async def test_a_server_that_has_become_read_only_is_left_for_one_that_is_not(
+    settings: Settings, database: URL
+) -> None:
+    """A standby answers reads for ever, so its connections do not close by themselves."""
+    async with running_unpooled(settings, database) as (app, client):
+        for path, body in (("/predict", SETOSA), ("/predict/batch", {"items": [SETOSA]})):
+            await set_everywhere(app, READ_ONLY, "on")
+            response = await client.post(path, json=body)
+            assert "25006" in assert_problem(response, 503, "database-unavailable")["detail"]
+            assert (await client.post(path, json=body)).status_code == 200
+        await set_everywhere(app, READ_ONLY, "on")
+        with pytest.raises(DatabaseUnavailable):
+            await store_by_a_session(app)
+        assert await store_by_a_session(app)
+
+
+async def test_a_server_that_takes_no_writes_is_not_ready(
+    settings: Settings, database: URL, server_url: URL
+) -> None:
+    async with running_unpooled(settings, database) as (app, client):
+        assert await checks(client) == dict.fromkeys(PARTS, "ok")
+        name = database.database
+        set_default = f"ALTER DATABASE {name} SET {READ_ONLY}"
+        await asyncio.to_thread(execute, server_url, f"{set_default} = on")
+        await set_everywhere(app, READ_ONLY, "on")
+        assert (await checks(client))["database"] == "failed"
+        assert "takes no writes" in (await client.get("/readyz")).json()["detail"]
+        response = await client.post("/predict", json=SETOSA)
+        body = assert_problem(response, 503, "database-unavailable")
+        assert "takes no writes" in body["detail"]
+        await refuse_unsafe(settings)  # it starts all the same: the primary may come back
+        await asyncio.to_thread(execute, server_url, f"{set_default} = off")
+        assert await checks(client) == dict.fromkeys(PARTS, "ok")
+        assert (await client.post("/predict", json=SETOSA)).status_code == 200
+
+
+async def test_a_database_that_does_not_store_is_not_ready_though_it_answers(
+    settings: Settings, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings.model_copy(update={"database_lock_timeout": 0.1})
+    async with running(settings) as client:
+        async with writes_held_up(connection):
+            assert await checks(client) == dict.fromkeys(PARTS, "ok")
+            for path, body in (("/predict", SETOSA), ("/predict/batch", {"items": [SETOSA]})):
+                assert_problem(await client.post(path, json=body), 503, "database-unavailable")
+                assert (await checks(client))["database"] == "failed"
+                assert "55P03" in (await client.get("/readyz")).json()["detail"]
+                monkeypatch.setattr(recorder, "_REMEMBERED_SECONDS", 0)
+                assert await checks(client) == dict.fromkeys(PARTS, "ok"), "others may try again"
+                monkeypatch.undo()
+        assert (await client.post("/predict", json=SETOSA)).status_code == 200
+        assert await checks(client) == dict.fromkeys(PARTS, "ok")
 
 
 async def assert_no_model(settings: Settings, words: str) -> None:

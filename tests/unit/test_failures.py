@@ -1,4 +1,5 @@
 import pytest
+from asyncpg import TargetServerAttributeNotMatched
 from asyncpg.exceptions import (
     AdminShutdownError,
     CannotConnectNowError,
@@ -74,6 +75,10 @@ def test_a_database_that_refuses_for_now_is_unavailable(kind: type[PostgresError
 @pytest.mark.parametrize("orig", [Exception("connection is closed"), UniqueViolationError("a")])
 def test_a_broken_connection_is_unavailable_whatever_its_error(orig: Exception) -> None:
     assert isinstance(problem_of(raised(orig, broken=True)), DatabaseUnavailable)
+
+
+def test_hosts_none_of_which_is_the_primary_are_unavailable() -> None:
+    assert isinstance(problem_of(TargetServerAttributeNotMatched("none")), DatabaseUnavailable)
 
 
 @pytest.mark.parametrize("kind", [UndefinedTableError, UndefinedColumnError])

@@ -90,6 +90,9 @@ async def _check_database(resources: Resources) -> dict[str, Check]:
             await ping(session)
         except Problem as problem:
             return _no_database(problem.detail)
+        trouble = resources.recorder.trouble()
+        if trouble is not None:
+            return _no_database(f"Predictions were not stored just now. {trouble.detail}")
         database = Check(status="ok", detail="PostgreSQL answers.")
         try:
             revision = await resources.schema_check(session)

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import Select, delete, func, select, text, tuple_
+from sqlalchemy import Select, delete, func, select, tuple_
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from iris_api.database.cursor import Cursor
 from iris_api.database.failures import is_outcome_unknown, translates_failures
 from iris_api.database.models import ANONYMOUS, IdempotencyKey, IrisPrediction
+from iris_api.database.pool import watch_of
 from iris_api.database.schema import PredictionFilters
+from iris_api.database.transactions import driver_transaction
 from iris_api.errors import OutcomeUnknown
 
 
@@ -115,5 +117,10 @@ async def prune_idempotency_keys(session: AsyncSession, *, older_than: timedelta
 
 @translates_failures
 async def ping(session: AsyncSession) -> None:
-    """Return when PostgreSQL has answered."""
-    await session.execute(text("SELECT 1"))
+    """Return when PostgreSQL has said that it would store predictions, and durably.
+
+    Raises `DatabaseUnsafe` as well.
+    """
+    connection = await (await session.connection()).get_raw_connection()
+    async with driver_transaction(connection, writes=False) as driver:
+        await watch_of(connection).look(driver)

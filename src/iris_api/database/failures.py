@@ -8,6 +8,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError, EmulatedDBAPIException
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from iris_api.database.pool import READ_ONLY
 from iris_api.errors import DatabaseUnavailable, Problem, SchemaOutdated
 
 P = ParamSpec("P")
@@ -15,13 +16,17 @@ T = TypeVar("T")
 
 MIGRATE_HINT = "Run `iris-api migrate`."
 _RETRY_HINT = "Nothing was stored. Try again soon."
-_ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError)
+_ASYNCPG_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 _WRAPPERS = (DBAPIError, EmulatedDBAPIException)
 """What SQLAlchemy puts around an error of asyncpg's: both, or its pool the latter alone."""
 # Classes and codes of https://www.postgresql.org/docs/18/errcodes-appendix.html
 _UNAVAILABLE_CLASSES = ("08", "28", "3D", "40", "53", "57", "58")
 _UNAVAILABLE_CODES = (
-    "25006",  # read_only_sql_transaction: a standby
+    READ_ONLY,
     "55000",  # object_not_in_prerequisite_state: a database that takes no connections
     "55P03",  # lock_not_available
 )
@@ -56,6 +61,8 @@ def translates_failures(function: Callable[P, Awaitable[T]]) -> Callable[P, Awai
 
 def problem_of(error: Exception) -> Problem | None:
     """The problem that an error of the driver or of SQLAlchemy stands for; None for a defect."""
+    if isinstance(error, Problem):
+        return error
     if isinstance(error, PoolTimeout):
         return DatabaseUnavailable(f"All connections to PostgreSQL are in use. {_RETRY_HINT}")
     if isinstance(error, TimeoutError):
@@ -89,6 +96,11 @@ def is_outcome_unknown(error: Exception) -> bool:
     )
 
 
+def is_connection_spent(error: Exception) -> bool:
+    """Whether the connection is of no use any more, though it may still be open."""
+    return is_outcome_unknown(error) or sqlstate_of(error) == READ_ONLY
+
+
 def sqlstate_of(error: Exception) -> str:
     """The SQLSTATE of an error of asyncpg's, or of SQLAlchemy's around it; empty where none is."""
     return getattr(_driver_error_of(error), "sqlstate", None) or ""
@@ -107,5 +119,7 @@ def _driver_error_of(error: Exception) -> BaseException:
 def _has_broken_off(error: Exception) -> bool:
     if isinstance(error, DBAPIError):
         return error.connection_invalidated
-    # Such as "connection is closed".
-    return isinstance(_driver_error_of(error), asyncpg.InterfaceError)
+    # Such as "connection is closed"; or, of several hosts, none was the one that was asked for.
+    return isinstance(
+        _driver_error_of(error), (asyncpg.InterfaceError, asyncpg.InternalClientError)
+    )

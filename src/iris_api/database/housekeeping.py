@@ -29,3 +29,5 @@ async def forget_old_keys(session_factory: SessionFactory, settings: Settings) -
                     pass
         except Problem as problem:
             log.warning("idempotency keys were not pruned", detail=problem.detail)
+        except Exception:
+            log.exception("idempotency keys were not pruned")

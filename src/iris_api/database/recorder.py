@@ -5,8 +5,9 @@ So the rows that arrive while a group is being committed form the next group, an
 answered when its own group has committed, never before.
 """
 
-from collections.abc import Sequence
-from contextlib import closing
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 
 import asyncpg
 from sqlalchemy import PoolProxiedConnection
@@ -17,8 +18,11 @@ from iris_api.database.failures import is_refusal_of_a_row, problem_of, translat
 from iris_api.database.keyed_writes import copy_rows_once, insert_keyed_group
 from iris_api.database.transactions import CancelledWhileStoring
 from iris_api.database.writes import NewPrediction, StoredAs, copy_rows, insert_group
+from iris_api.errors import DatabaseUnavailable, OutcomeUnknown, Problem
 from iris_api.inference.classifier import ClassPrediction, Row
 from iris_api.observability.metrics import Metrics
+
+_REMEMBERED_SECONDS = 3.0
 
 
 class Recorder:
@@ -36,6 +40,7 @@ class Recorder:
     ) -> None:
         self._engine = engine
         self._metrics = metrics
+        self._trouble: tuple[float, Problem] | None = None
         self._batcher: Batcher[NewPrediction, StoredAs] = Batcher(
             self._commit,
             max_batch=max_group,
@@ -71,7 +76,7 @@ class Recorder:
         `IdempotencyKeyReused`.
         """
         new = (NewPrediction.of(client, *pair) for pair in zip(rows, answers, strict=True))
-        with closing(await self._engine.raw_connection()) as connection:
+        with closing(await self._engine.raw_connection()) as connection, self._noting_trouble():
             if key is None:
                 stored = await copy_rows(connection, new, len(rows))
             else:
@@ -80,14 +85,35 @@ class Recorder:
             self._metrics.count_predictions((one.label, one.model_version) for one in answers)
         return stored
 
+    def trouble(self) -> Problem | None:
+        """Why PostgreSQL, which could be reached, did not store what it was last given; or None.
+
+        It is forgotten after some seconds, for who is not asked any more because of it would never
+        find out that it has passed.
+        """
+        if self._trouble is None or time.monotonic() > self._trouble[0] + _REMEMBERED_SECONDS:
+            return None
+        return self._trouble[1]
+
     async def aclose(self) -> None:
         """Take no more rows; return when those that were taken are committed."""
         await self._batcher.aclose()
 
+    @contextmanager
+    def _noting_trouble(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            problem = problem_of(error)
+            if isinstance(problem, (DatabaseUnavailable, OutcomeUnknown)):
+                self._trouble = time.monotonic(), problem
+            raise
+        self._trouble = None
+
     @translates_failures
     async def _commit(self, group: Sequence[NewPrediction]) -> list[StoredAs | Exception]:
         # The pool's own connection, for SQLAlchemy's around it costs a lone caller 45 us.
-        with closing(await self._engine.raw_connection()) as connection:
+        with closing(await self._engine.raw_connection()) as connection, self._noting_trouble():
             return await self._insert(connection, group)
 
     async def _insert(

@@ -1,16 +1,14 @@
 """The engine, the session factory and the declarative base. Nothing is built at import."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
-import structlog
 from sqlalchemy import URL, MetaData, event, make_url
-from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -18,21 +16,16 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.pool import ConnectionPoolEntry
 
-from iris_api.errors import ConfigurationError, DatabaseUnsafe
+from iris_api.database.pool import NETWORK_SECONDS, READ_ONLY, PoolWatch
+from iris_api.errors import ConfigurationError, DatabaseUnavailable
 from iris_api.settings import Settings
-
-log = structlog.get_logger("iris_api")
 
 _URL_PARAMETERS = frozenset({"host", "port", "ssl", "prepared_statement_cache_size"})
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 SessionFactory = async_sessionmaker[AsyncSession]
-_NETWORK_SECONDS = 1.0
-"""What a statement's way to PostgreSQL and back may take on top of its own time."""
-EXPLICIT_TRANSACTIONS = "iris_explicit_transactions"
-"""In the ``info`` of a connection to PgBouncer, which may send the parts of a statement that stands
-outside of a transaction to different servers."""
+_CONNECTION_SECONDS = 600
+"""The age at which a connection is replaced: none outlives a change at its server for long."""
 
 
 class Base(DeclarativeBase):
@@ -99,14 +92,12 @@ def create_engine(settings: Settings) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=settings.database_pool_timeout,
         pool_use_lifo=True,
+        pool_recycle=_CONNECTION_SECONDS,
         hide_parameters=True,  # a user's input belongs neither in a log nor in an error
         connect_args=_connect_args(settings),
     )
-    pool = engine.sync_engine.pool
-    if settings.database_pgbouncer:
-        event.listen(pool, "connect", _mark_as_pgbouncer)
-    event.listen(pool, "connect", _durability_check(settings))
-    event.listen(pool, "checkout", _refuse_closed)
+    PoolWatch(settings).attach(engine.sync_engine.pool)
+    event.listen(engine.sync_engine, "handle_error", _end_read_only_connections)
     return engine
 
 
@@ -118,7 +109,7 @@ def _connect_args(settings: Settings) -> dict[str, Any]:
     """
     arguments: dict[str, Any] = {
         "timeout": settings.database_connect_timeout,
-        "command_timeout": settings.database_command_timeout + _NETWORK_SECONDS,
+        "command_timeout": settings.database_command_timeout + NETWORK_SECONDS,
         "server_settings": _server_settings(settings),
     }
     return arguments | prepared_statement_args(settings)
@@ -135,45 +126,10 @@ def prepared_statement_args(settings: Settings) -> dict[str, Any]:
     }
 
 
-_DURABILITY = """
-    SELECT name FROM unnest(ARRAY['fsync', 'full_page_writes', 'synchronous_commit']) AS name
-    WHERE current_setting(name) = 'off'
-"""
-
-
-def _durability_check(settings: Settings) -> Callable[[DBAPIConnection, object], None]:
-    """A look at each new connection's server: after a failover, it is another one."""
-
-    async def look(driver: "asyncpg.Connection[asyncpg.Record]") -> list[str]:
-        async with driver.transaction():  # for PgBouncer, see EXPLICIT_TRANSACTIONS
-            return [name for (name,) in await driver.fetch(_DURABILITY)]
-
-    def check(connection: DBAPIConnection, _record: object) -> None:
-        off = cast(AsyncAdapt_asyncpg_connection, connection).run_async(look)
-        if not off:
-            return
-        if settings.allow_unsafe_database:
-            log.warning("the database may lose what it has confirmed", off=off)
-            return
-        raise DatabaseUnsafe(
-            f"PostgreSQL runs with {', '.join(off)} off, so it may lose what it has confirmed. "
-            "Turn them on, or set IRIS_ALLOW_UNSAFE_DATABASE=true."
-        )
-
-    return check
-
-
-def _mark_as_pgbouncer(_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-    record.info[EXPLICIT_TRANSACTIONS] = True
-
-
-def _refuse_closed(connection: DBAPIConnection, _record: object, _proxy: object) -> None:
-    """Have the pool replace a connection that the server has closed meanwhile.
-
-    As much as ``pool_pre_ping`` finds out after a restart, without its round trip.
-    """
-    if cast(AsyncAdapt_asyncpg_connection, connection).driver_connection.is_closed():
-        raise DisconnectionError
+def _end_read_only_connections(context: ExceptionContext) -> None:
+    """Have SQLAlchemy replace its connections to a server that has become, or is, a standby."""
+    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+        context.is_disconnect = True
 
 
 def _server_settings(settings: Settings) -> dict[str, str]:
@@ -190,6 +146,10 @@ def _server_settings(settings: Settings) -> dict[str, str]:
         "lock_timeout": _milliseconds(settings.database_lock_timeout),
         "idle_in_transaction_session_timeout": _milliseconds(settings.database_command_timeout),
         "client_connection_check_interval": "1000",
+        # For a client that vanished in the middle of COPY, which no other bound ends.
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "3",
     }
 
 
@@ -216,8 +176,15 @@ async def one_session(settings: Settings) -> AsyncIterator[AsyncSession]:
 async def refuse_unsafe(settings: Settings) -> None:
     """Raise `DatabaseUnsafe` where PostgreSQL answers, and would lose what it has confirmed.
 
-    Where it does not answer, that is found out at the first connection instead.
+    Where it does not answer, or takes no writes yet, the service starts, and is not ready.
     """
-    with suppress(OSError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    with suppress(
+        OSError,
+        SQLAlchemyError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        DatabaseUnavailable,
+    ):
         async with one_session(settings) as session:
             await session.connection()

@@ -3,16 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeAlias, cast
+from typing import cast
 
-import asyncpg
 from sqlalchemy import PoolProxiedConnection
 
-from iris_api.database.failures import is_outcome_unknown
-from iris_api.database.session import EXPLICIT_TRANSACTIONS
-from iris_api.errors import OutcomeUnknown
-
-Driver: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+from iris_api.database.failures import is_connection_spent, is_outcome_unknown
+from iris_api.database.pool import Driver, watch_of
+from iris_api.errors import DatabaseUnavailable, OutcomeUnknown
 
 
 class CancelledWhileStoring(asyncio.CancelledError):
@@ -21,27 +18,32 @@ class CancelledWhileStoring(asyncio.CancelledError):
 
 @asynccontextmanager
 async def driver_transaction(
-    connection: PoolProxiedConnection, *, explicit: bool = False
+    connection: PoolProxiedConnection, *, explicit: bool = False, writes: bool = True
 ) -> AsyncIterator[Driver]:
     """The driver's connection; in a transaction where ``explicit``, or where PgBouncer wants it.
 
-    Otherwise each statement is a transaction.
+    Otherwise each statement is a transaction. Raises `OutcomeUnknown`, or for a caller that is
+    cancelled `CancelledWhileStoring`, where one that ``writes`` may have been committed, and
+    `DatabaseUnavailable` where the connection was lost before anything was sent.
     """
     driver = cast(Driver, connection.driver_connection)
-    explicit = explicit or EXPLICIT_TRANSACTIONS in connection.info
-    transaction = driver.transaction() if explicit else None
-    may_commit = transaction is None
+    watch = watch_of(connection)
+    if driver.is_closed():  # by the part of a group that was stored before this one
+        raise DatabaseUnavailable("PostgreSQL broke off. Nothing was stored. Try again soon.")
+    transaction = driver.transaction() if explicit or watch.explicit_transactions else None
+    may_commit = writes and transaction is None
     try:
         if transaction:
             await transaction.start()
         yield driver
-        may_commit = True
+        may_commit = writes
         if transaction:
             await transaction.commit()
     except Exception as error:
-        if is_outcome_unknown(error):
+        if is_connection_spent(error):
             driver.terminate()
-            if may_commit:
+            watch.distrust()
+            if may_commit and is_outcome_unknown(error):
                 raise OutcomeUnknown("PostgreSQL broke off, or did not answer in time.") from error
         elif transaction and driver.is_in_transaction():
             await transaction.rollback()
