@@ -27,6 +27,7 @@ from tests.integration.support import (
     writes_held_up,
 )
 
+from iris_api.database import housekeeping, keyed_writes
 from iris_api.database.crud import prune_idempotency_keys
 from iris_api.inference.training import train
 from iris_api.settings import Settings
@@ -383,6 +384,72 @@ async def test_keys_are_forgotten_in_chunks(
     pruned = [await prune_idempotency_keys(session, older_than=day) for _ in range(4)]
     assert pruned == [10_000, 10_000, 5000, 0]
     assert await count_keys(connection) == 0
+
+
+async def test_the_service_goes_on_forgetting_keys_whatever_went_wrong_before(
+    settings: Settings, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "_SECONDS_BETWEEN_ROUNDS", 0.02)
+    await connection.execute("""
+        CREATE SEQUENCE attempts;
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF nextval('attempts') = 1 THEN RAISE EXCEPTION 'a defect'; END IF;
+            RETURN OLD;
+        END $$;
+        CREATE TRIGGER refuse BEFORE DELETE ON idempotency_keys
+        FOR EACH ROW EXECUTE FUNCTION refuse();
+    """)
+    async with running(settings) as client:
+        assert (await ask(client, "old")).status_code == 200
+        assert (await ask(client, "young")).status_code == 200
+        await connection.execute(
+            "UPDATE idempotency_keys SET created_at = now() - interval '25 hours' WHERE key = 'old'"
+        )
+        async with asyncio.timeout(30):
+            while await connection.fetchval("SELECT count(*) FROM idempotency_keys") == 2:
+                await asyncio.sleep(0.02)
+    assert await connection.fetchval("SELECT last_value FROM attempts") == 2
+    assert await connection.fetchval("SELECT key FROM idempotency_keys") == "young"
+
+
+async def test_a_key_that_is_forgotten_while_its_row_is_looked_for_is_not_called_reused(
+    client: AsyncClient, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await ask(client, "old")
+    find = keyed_writes._find
+
+    async def forget_and_find(*args: Any, **kwargs: Any) -> Any:
+        await connection.execute("DELETE FROM idempotency_keys")
+        return await find(*args, **kwargs)
+
+    monkeypatch.setattr(keyed_writes, "_find", forget_and_find)
+    assert_problem(await ask(client, "old"), 503, "outcome-unknown")
+    monkeypatch.undo()
+    again = await ask(client, "old")
+    assert again.status_code == 200
+    assert again.content != first.content
+
+
+async def test_a_batch_that_takes_long_keeps_nobody_waiting_for_its_key(
+    client: AsyncClient, connection: asyncpg.Connection
+) -> None:
+    """Its key is claimed at its end, so it is the batch that comes too late."""
+    await connection.execute("""
+        CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END $$;
+        CREATE TRIGGER wait BEFORE INSERT ON iris_predictions
+        FOR EACH ROW WHEN (NEW.sepal_length = 6.3) EXECUTE FUNCTION wait();
+    """)
+    await connection.execute("SELECT pg_advisory_lock(1)")
+    batch = asyncio.create_task(ask(client, "mine", BATCH, "/predict/batch"))
+    await until_blocked(connection)
+    for key in ("mine", "mine", "another", None):
+        assert (await ask(client, key)).status_code == 200
+    assert not batch.done()
+    await connection.execute("SELECT pg_advisory_unlock(1)")
+    assert_problem(await batch, 422, "idempotency-key-reused")
+    assert await count_rows(connection) == 3
 
 
 async def test_keys_that_another_replica_is_just_forgetting_are_passed_over(

@@ -3,16 +3,21 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import pytest
 from httpx2 import AsyncClient, Response
 from sqlalchemy import URL
 from tests.conftest import settings_for
-from tests.integration.support import SETOSA, assert_problem, count_rows, running
+from tests.integration.support import SETOSA, assert_problem, count_rows, metric, running
 from tests.proxy import Proxy
+
+from iris_api.database import create_engine
+from iris_api.database.writes import batch_transaction
+from iris_api.settings import Settings
 
 FLOWERS = [{**SETOSA, "sepal_length": 5 + number / 1000} for number in range(20)]
 BATCH = {"items": FLOWERS[:3]}
@@ -28,9 +33,15 @@ async def proxy(database: URL) -> AsyncIterator[Proxy]:
         yield proxy
 
 
+@pytest.fixture(params=[False, True], ids=["direct", "as for PgBouncer"])
+def explicit(request: pytest.FixtureRequest) -> bool:
+    """Whether each statement stands in a transaction of its own, with BEGIN and COMMIT."""
+    return bool(request.param)
+
+
 @pytest.fixture
 async def client(
-    proxy: Proxy, data_dir: Path, connection: asyncpg.Connection
+    proxy: Proxy, data_dir: Path, connection: asyncpg.Connection, *, explicit: bool
 ) -> AsyncIterator[AsyncClient]:
     """A client of a service that reaches PostgreSQL through the proxy.
 
@@ -44,6 +55,7 @@ async def client(
         database_pool_timeout=SECONDS,
         database_command_timeout=SECONDS,
         readiness_timeout=SECONDS,
+        database_pgbouncer=explicit,
     )
     async with running(settings) as client:
         for key in ("warm", "warm", None):
@@ -132,12 +144,18 @@ async def test_without_a_key_a_lost_answer_is_told_as_well(
 
 @pytest.mark.parametrize(("body", "rows"), [(SETOSA, 1), (BATCH, 3)])
 async def test_a_question_that_was_lost_on_the_way_is_not_told_apart_and_its_key_is_free(
-    client: AsyncClient, proxy: Proxy, connection: asyncpg.Connection, body: Any, rows: int
+    client: AsyncClient,
+    proxy: Proxy,
+    connection: asyncpg.Connection,
+    body: Any,
+    rows: int,
+    *,
+    explicit: bool,
 ) -> None:
     proxy.cut_question()
     response = await ask(client, body, "mine")
-    if "items" in body:  # what was lost is its BEGIN, so nothing can have been stored
-        assert response.json()["type"].endswith(("outcome-unknown", "database-unavailable"))
+    if explicit and "items" not in body:  # what was lost is its BEGIN
+        assert_problem(response, 503, "database-unavailable")
     else:
         assert_unknown(response)
     assert proxy.has_cut()
@@ -155,15 +173,47 @@ async def test_a_question_that_was_lost_on_the_way_is_not_told_apart_and_its_key
     ],
 )
 async def test_an_earlier_answer_that_is_lost_on_the_way_is_still_unknown(
-    client: AsyncClient, proxy: Proxy, body: Any, statement: str
+    client: AsyncClient, proxy: Proxy, body: Any, statement: str, *, explicit: bool
 ) -> None:
     """The row is there, but the caller has not seen it: never "nothing was stored"."""
     first = await ask(client, body, "mine")
     assert first.status_code == 200
     proxy.cut_answer(statement)
-    assert_unknown(await ask(client, body, "mine"))
+    response = await ask(client, body, "mine")
+    if explicit and "INSERT" in statement:  # nobody has found out that there is a row
+        assert_problem(response, 503, "database-unavailable")
+    else:
+        assert_unknown(response)
     assert proxy.has_cut()
     assert (await ask(client, body, "mine")).content == first.content
+
+
+async def test_neighbours_of_a_key_whose_row_is_not_found_have_their_own_answers(
+    client: AsyncClient, proxy: Proxy, connection: asyncpg.Connection
+) -> None:
+    """They are committed, whatever becomes of the question what the known key had stored."""
+    await ask(client, FLOWERS[0], "key-0")
+    proxy.cut_answer("JOIN idempotency_keys")
+    first, *others = await ask_all(client, keyed=True)
+    assert proxy.has_cut()
+    assert_unknown(first)
+    stored = {row["id"] for row in await connection.fetch("SELECT id FROM iris_predictions")}
+    assert len(stored) == len(FLOWERS)
+    assert {response.json()["id"] for response in others} < stored
+
+
+async def test_a_batch_that_the_network_does_not_take_has_a_bound(settings: Settings) -> None:
+    """asyncpg's own bound on a statement does not end a COPY that waits for the network."""
+    settings = settings.model_copy(update={"database_command_timeout": 0.1})
+    engine = create_engine(settings)
+    with closing(await engine.raw_connection()) as pooled:
+        async with asyncio.timeout(LONG):
+            with pytest.raises(TimeoutError):
+                async with batch_transaction(pooled):
+                    await asyncio.Event().wait()
+        driver: asyncpg.Connection = cast(Any, pooled).driver_connection
+        assert driver.is_closed()
+    await engine.dispose()
 
 
 async def test_a_read_whose_answer_is_lost_changed_nothing(
@@ -212,6 +262,7 @@ async def test_a_database_that_refuses_connections_stores_nothing_and_says_so(
         assert "Nothing was stored" in body["detail"]
     assert_problem(await client.get("/readyz"), 503, "not-ready")
     assert await count_rows(connection) == 0
+    assert await metric(client, "iris_database_connections_in_use") == 0
     await proxy.listen()
     assert (await ask(client)).status_code == 200
     assert (await client.get("/readyz")).status_code == 200

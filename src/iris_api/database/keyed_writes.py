@@ -1,23 +1,26 @@
 """How the predictions of requests with an ``Idempotency-Key`` are stored: once for each key.
 
-The key is claimed in the very transaction that stores its rows. Failures are as in
+The key is claimed in the very transaction that stores its rows, and as its last act where that one
+takes long, for who comes with the same key waits until it ends. Failures are as in
 `iris_api.database.writes`.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-import asyncpg
 from pydantic_core import from_json
 from sqlalchemy import PoolProxiedConnection
 
-from iris_api.database.transactions import driver_transaction
+from iris_api.database.pool import Driver
+from iris_api.database.transactions import CancelledWhileStoring, driver_transaction
 from iris_api.database.writes import (
     ARRAYS,
     COLUMN_LIST,
     NewPrediction,
     StoredAs,
     arrays,
+    batch_transaction,
     copy,
     draw_ids,
 )
@@ -25,7 +28,18 @@ from iris_api.errors import IdempotencyKeyReused, OutcomeUnknown
 from iris_api.inference.classifier import ClassPrediction, Row
 
 Outcome: TypeAlias = StoredAs | IdempotencyKeyReused | OutcomeUnknown
-_Kept: TypeAlias = tuple[Row, StoredAs]
+
+
+class _Kept(NamedTuple):
+    """What a key stands for: the rows that were stored under it, by `/predict` or as a batch."""
+
+    is_batch: bool
+    rows: list[tuple[Row, StoredAs]]
+
+
+class _KeyTakenError(Exception):
+    """Another transaction has claimed the key meanwhile, so this one is rolled back."""
+
 
 # A row is stored where it has no key, or where its key is new. PostgreSQL settles who is first: a
 # key that another transaction is just storing is waited for. All claim in the order of their keys,
@@ -54,17 +68,20 @@ _INSERT_KEYED_GROUP = f"""
     FROM new LEFT JOIN stored USING (id)
     ORDER BY position
 """  # noqa: S608
+# To draw a transaction's number makes it one that commits, and so waits, as the one that stored the
+# rows did or should have, until they are where `synchronous_commit` wants them.
 _FIND_KEYED = """
     SELECT
-        asked.position, stored.id, stored.created_at,
+        asked.position, known.is_batch, stored.id, stored.created_at,
         stored.sepal_length, stored.sepal_width, stored.petal_length, stored.petal_width,
         stored.prediction, stored.prediction_label, stored.probabilities::text,
         stored.model_version
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS asked (client, key, position)
-    JOIN idempotency_keys USING (client, key)
-    CROSS JOIN unnest(prediction_ids) WITH ORDINALITY AS kept (id, place)
+    JOIN idempotency_keys AS known USING (client, key)
+    CROSS JOIN unnest(CASE WHEN known.is_batch = $3 THEN prediction_ids ELSE prediction_ids[:1] END)
+        WITH ORDINALITY AS kept (id, place)
     JOIN iris_predictions AS stored ON stored.id = kept.id
-    WHERE is_batch = $3
+    WHERE pg_current_xact_id() IS NOT NULL
     ORDER BY asked.position, kept.place
 """
 _CLAIM_BATCH = """
@@ -96,14 +113,14 @@ async def _find_repeated(
     """What was stored for these keys, or why nobody can say; the others' rows are committed."""
     keys = [(new.client, str(new.idempotency_key)) for new in repeated]
     try:
-        found = await _find_keyed(connection, keys, is_batch=False)
+        found = await _find(connection, keys, is_batch=False)
     except OutcomeUnknown as problem:
         return [problem] * len(repeated)
     outcomes: list[Outcome] = []
-    for new, rows in zip(repeated, found, strict=True):
+    for new, kept in zip(repeated, found, strict=True):
         try:
-            outcomes += _require_same([new.row], rows)
-        except IdempotencyKeyReused as problem:
+            outcomes += _require_same(kept, [new.row], is_batch=False)
+        except (IdempotencyKeyReused, OutcomeUnknown) as problem:
             outcomes.append(problem)
     return outcomes
 
@@ -119,47 +136,64 @@ async def copy_rows_once(
 
     Raises `IdempotencyKeyReused` where those were not the rows ``asked`` for.
     """
-    async with driver_transaction(connection, explicit=True) as driver:
-        stored = await draw_ids(driver, len(asked))
-        is_new = await driver.fetchval(_CLAIM_BATCH, client, key, [row.id for row in stored])
-        if is_new:
-            await copy(driver, rows, stored)
-    if is_new:
-        return stored
-    [found] = await _find_keyed(connection, [(client, key)], is_batch=True)
-    return _require_same(asked, found)
+    [kept] = await _find(connection, [(client, key)], is_batch=True)
+    if kept is None:
+        try:
+            async with batch_transaction(connection) as driver:
+                stored = await draw_ids(driver, len(asked))
+                await copy(driver, rows, stored)
+                await _claim(driver, client, key, stored)
+        except _KeyTakenError:
+            [kept] = await _find(connection, [(client, key)], is_batch=True)
+        else:
+            return stored
+    return _require_same(kept, asked, is_batch=True)
 
 
-async def _find_keyed(
+async def _claim(driver: Driver, client: str, key: str, stored: Sequence[StoredAs]) -> None:
+    if not await driver.fetchval(_CLAIM_BATCH, client, key, [row.id for row in stored]):
+        raise _KeyTakenError
+
+
+async def _find(
     connection: PoolProxiedConnection, keys: Sequence[tuple[str, str]], *, is_batch: bool
-) -> list[list[_Kept]]:
-    """For each pair of client and key, the rows that it stored: none where its kind was another.
+) -> list[_Kept | None]:
+    """For each pair of client and key what it stands for, if anything; of another kind, one row.
 
-    Raises `OutcomeUnknown` where PostgreSQL does not say: the key is known, so there are rows.
+    Raises `OutcomeUnknown` where PostgreSQL does not say, whatever kept it from saying so: what was
+    stored under the key is the request's own.
     """
     clients, names = map(list, zip(*keys, strict=True))
     try:
         async with driver_transaction(connection) as driver:
             rows = await driver.fetch(_FIND_KEYED, clients, names, is_batch)
-    except asyncpg.PostgresError as error:
-        raise OutcomeUnknown("PostgreSQL did not find what the key had stored.") from error
-    found: list[list[_Kept]] = [[] for _ in keys]
-    for position, *row in rows:
-        found[position - 1].append(_kept(row))
+    except asyncio.CancelledError as error:
+        raise CancelledWhileStoring from error
+    except OutcomeUnknown:
+        raise
+    except Exception as error:
+        raise OutcomeUnknown("PostgreSQL did not say what the key had stored.") from error
+    found: list[_Kept | None] = [None] * len(keys)
+    for position, was_batch, *row in rows:
+        kept = found[position - 1] or _Kept(was_batch, [])
+        kept.rows.append(_kept_row(row))
+        found[position - 1] = kept
     return found
 
 
-def _kept(row: Sequence[Any]) -> _Kept:
+def _kept_row(row: Sequence[Any]) -> tuple[Row, StoredAs]:
     number, created_at, *measures, prediction, label, probabilities, model_version = row
     by_label = None if probabilities is None else from_json(probabilities)
     answer = ClassPrediction(prediction, label, by_label, model_version)
     return tuple(measures), StoredAs(number, created_at, answer)
 
 
-def _require_same(asked: Sequence[Row], found: Sequence[_Kept]) -> list[StoredAs]:
+def _require_same(kept: _Kept | None, asked: Sequence[Row], *, is_batch: bool) -> list[StoredAs]:
     """What was stored. Raises `IdempotencyKeyReused` where it was not for what is asked now."""
-    if [row for row, _ in found] != list(asked):
+    if kept is None:
+        raise OutcomeUnknown("The key was so old that it has just been forgotten.")
+    if kept.is_batch != is_batch or [row for row, _ in kept.rows] != list(asked):
         raise IdempotencyKeyReused(
             "This key came with another payload before. Send the same payload again, or a new key."
         )
-    return [stored for _, stored in found]
+    return [stored for _, stored in kept.rows]

@@ -5,7 +5,9 @@ closes that connection for good; any other error means that nothing was stored. 
 a key are `iris_api.database.keyed_writes`' matter.
 """
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, NamedTuple, Self
 
@@ -13,7 +15,8 @@ from pydantic_core import to_json
 from sqlalchemy import PoolProxiedConnection
 
 from iris_api.database.models import IrisPrediction
-from iris_api.database.transactions import Driver, driver_transaction
+from iris_api.database.pool import Driver, watch_of
+from iris_api.database.transactions import driver_transaction
 from iris_api.inference.classifier import ClassPrediction, Row
 
 
@@ -108,10 +111,21 @@ async def copy_rows(
     while PostgreSQL works on those before, so let them be made on the way. Raises what asyncpg
     raises where PostgreSQL refuses a row.
     """
-    async with driver_transaction(connection) as driver:
+    async with batch_transaction(connection) as driver:
         stored = await draw_ids(driver, count)
         await copy(driver, rows, stored)
     return stored
+
+
+@asynccontextmanager
+async def batch_transaction(connection: PoolProxiedConnection) -> AsyncIterator[Driver]:
+    """A transaction for COPY, of which nothing is stored unless its COMMIT was sent.
+
+    It has a bound of its own, for asyncpg's does not end a COPY that the network does not take.
+    """
+    async with driver_transaction(connection, explicit=True) as driver:
+        async with asyncio.timeout(watch_of(connection).seconds):
+            yield driver
 
 
 async def draw_ids(driver: Driver, count: int) -> list[StoredAs]:
