@@ -25,7 +25,7 @@ from iris_api.database import (
     create_session_factory,
     get_db,
 )
-from iris_api.database.models import ANONYMOUS
+from iris_api.database.api_keys import ANYBODY
 from iris_api.database.writes import NewPrediction
 from iris_api.inference import ClassPrediction, Model, load_artifact
 from iris_api.server import application
@@ -114,7 +114,7 @@ def _replace_predict(app: FastAPI, endpoint: Callable[..., Any]) -> FastAPI:
 async def _predict(features: IrisFeatures, resources: Resources) -> PredictionResponse:
     row = features.as_row()
     answer = await resources.require_model().engine.predict(row)
-    stored = await resources.recorder.record(NewPrediction.of(ANONYMOUS, row, answer))
+    stored = await resources.recorder.record(NewPrediction.of(ANYBODY, row, answer))
     return PredictionResponse(
         id=stored.id,
         prediction=answer.prediction,

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.processes import HOST, LOAD_CORE, SERVER_CORE, Server
 from benchmarks.tables import print_table
 from benchmarks.workbench import Workbench
-from iris_api.database.models import ANONYMOUS
+from iris_api.database.api_keys import ANYBODY
 from iris_api.database.schema import MAX_BATCH_ITEMS
 from iris_api.database.writes import NewPrediction
 from iris_api.inference import FEATURE_NAMES, load_artifact
@@ -31,7 +31,7 @@ async def measure_bulk(bench: Workbench, server: Server) -> None:
     body = json.dumps({"items": [dict(zip(FEATURE_NAMES, row, strict=True)) for row in rows]})
     classifier = load_artifact(bench.data_dir("linear") / "model").classifier
     records = [
-        NewPrediction.of(ANONYMOUS, row, answer)[:-1]
+        NewPrediction.of(ANYBODY, row, answer)[:-2]
         for row, answer in zip(rows, classifier.predict(np.array(rows)), strict=True)
     ]
     connection = await bench.connect()

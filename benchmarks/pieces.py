@@ -28,7 +28,7 @@ from benchmarks.tables import print_machine, print_table
 from benchmarks.workbench import workbench
 from iris_api.api.resources import Resources
 from iris_api.connections import BoundedProtocol
-from iris_api.database.models import ANONYMOUS
+from iris_api.database.api_keys import ANYBODY
 from iris_api.database.recorder import Recorder
 from iris_api.database.writes import NewPrediction, StoredAs
 from iris_api.inference import ClassPrediction, InferenceEngine
@@ -65,7 +65,7 @@ async def measure(api_key: str) -> dict[str, float]:
         engine, recorder = resources.require_model().engine, resources.recorder
         row: Row = tuple(ROW.values())  # type: ignore[assignment]  # there are four
         answer = await engine.predict(row)
-        new = NewPrediction.of(ANONYMOUS, row, answer)
+        new = NewPrediction.of(ANYBODY, row, answer)
 
         async def predict_and_record() -> None:
             await engine.predict(row)

@@ -425,6 +425,19 @@ async def test_another_clients_idempotency_keys_mean_nothing(
     assert again.status_code == 200
 
 
+async def test_ids_do_not_tell_how_much_others_predict(parties: tuple[Party, Party]) -> None:
+    a, b = parties
+    first = await b.predict(VIRGINICA)
+    for number in range(10):
+        await a.predict(VIRGINICA, f"another-{number}")
+    await a.client.post("/predict/batch", json={"items": [SETOSA] * 100})
+    second = await b.predict(VIRGINICA, "mine")
+    batch = await b.client.post("/predict/batch", json={"items": [SETOSA] * 2})
+    ids = [answer["id"] for answer in (first.json(), second.json(), *batch.json()["items"])]
+    assert ids == list(range(ids[0], ids[0] + 4))
+    assert ids[-1] < 2**53, "JSON's numbers are exact up to here, in any language"
+
+
 async def test_a_group_of_several_clients_stores_for_each_its_own(
     parties: tuple[Party, Party], connection: asyncpg.Connection
 ) -> None:

@@ -75,6 +75,23 @@ def test_every_step_down_can_be_taken_up_again(empty_database: URL) -> None:
         assert schema_of(empty_database) == first
 
 
+def test_keys_that_were_made_before_get_ids_of_their_own(empty_database: URL) -> None:
+    settings = settings_for(empty_database)
+    command.upgrade(alembic_config(settings), "0002")
+    execute(
+        empty_database,
+        "INSERT INTO api_keys (client, scopes, digest) VALUES ('a', '{}', 'a'), ('b', '{}', 'b')",
+    )
+    migrate(settings)
+    ranges = [number for (number,) in fetch(empty_database, "SELECT id_range FROM api_keys")]
+    assert len(set(ranges)) == 2
+    for number in ranges:
+        nextval = f"SELECT nextval('iris_prediction_ids_{number}')"
+        assert fetch(empty_database, nextval) == [((number << 33) + 1,)]
+    command.downgrade(alembic_config(settings), "0002")
+    assert not fetch(empty_database, "SELECT FROM pg_class WHERE relname LIKE '%prediction_ids_%'")
+
+
 def test_a_migration_that_is_done_is_not_done_again(database: URL) -> None:
     first = schema_of(database)
     assert migrate(settings_for(database)) == head_revision()

@@ -66,7 +66,7 @@ async def predict(
     """Classify a flower, store the prediction, answer with the stored row."""
     row = features.as_row()
     answer = await resources.require_model().engine.predict(row)
-    stored = await resources.recorder.record(NewPrediction.of(caller.client, row, answer, key))
+    stored = await resources.recorder.record(NewPrediction.of(caller, row, answer, key))
     response.headers["Content-Location"] = f"/predictions/{stored.id}"
     return _answer(answer, stored)
 
@@ -84,7 +84,7 @@ async def predict_batch(
     require_at_most("body", "items", len(batch.items), resources.max_batch_items)
     rows = [features.as_row() for features in batch.items]
     answers = await resources.require_model().engine.predict_many(rows)
-    stored = await resources.recorder.record_all(caller.client, rows, answers, key)
+    stored = await resources.recorder.record_all(caller, rows, answers, key)
     return {"items": list(map(_answer, answers, stored))}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Literal, NamedTuple, get_args
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, schema, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from iris_api.database.failures import translates_failures
@@ -20,6 +20,11 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 _PREFIX = "iris_"
 """So that a key which was published by mistake can be recognised, by people and by scanners."""
 _RANDOM_BYTES = 32
+_ID_RANGES = range(1024, 2**20)
+"""Those below are open access's. The last one ends at 2^53, up to which JSON's numbers are exact
+everywhere."""
+_ID_BITS = 33  # in each range
+_ID_SEQUENCE = "iris_prediction_ids_"
 
 
 class Caller(NamedTuple):
@@ -27,6 +32,8 @@ class Caller(NamedTuple):
 
     client: str
     scopes: frozenset[str]
+    id_sequence: str | None = None
+    """Where its predictions' ids come from; None: the table's own."""
 
 
 ANYBODY = Caller(ANONYMOUS, frozenset(SCOPES))
@@ -44,17 +51,28 @@ async def create_api_key(
 ) -> tuple[ApiKey, str]:
     """Make a key; return its row, and the key itself, which nobody can read again."""
     token = _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
+    id_range = secrets.choice(_ID_RANGES)
+    while await session.scalar(select(ApiKey.id).where(ApiKey.id_range == id_range)):
+        id_range = secrets.choice(_ID_RANGES)
     row = ApiKey(
         client=client,
         scopes=[scope for scope in SCOPES if scope in scopes],
         digest=digest_of(token),
+        id_range=id_range,
         expires_at=None if lifetime is None else func.now() + lifetime,
     )
     session.add(row)
     await session.flush()
     await session.refresh(row)
+    await session.execute(schema.CreateSequence(_ids_of(id_range)))
     await session.commit()
     return row, token
+
+
+def _ids_of(id_range: int) -> schema.Sequence:
+    """The ids of one key's predictions: who sees them learns how many it made, and of no others."""
+    least, end = id_range << _ID_BITS, (id_range + 1) << _ID_BITS
+    return schema.Sequence(f"{_ID_SEQUENCE}{id_range}", minvalue=least + 1, maxvalue=end - 1)
 
 
 @translates_failures
@@ -80,10 +98,13 @@ async def revoke_api_key(session: AsyncSession, key_id: int) -> bool:
 async def find_callers(session: AsyncSession, digests: Collection[bytes]) -> dict[bytes, Caller]:
     """The callers of those keys that are valid now, by digest."""
     rows = await session.execute(
-        select(ApiKey.digest, ApiKey.client, ApiKey.scopes).where(
+        select(ApiKey.digest, ApiKey.client, ApiKey.scopes, ApiKey.id_range).where(
             ApiKey.digest.in_(digests),
             ApiKey.revoked_at.is_(None),
             ApiKey.expires_at.is_(None) | (ApiKey.expires_at > func.now()),
         )
     )
-    return {digest: Caller(client, frozenset(scopes)) for digest, client, scopes in rows}
+    return {
+        digest: Caller(client, frozenset(scopes), f"{_ID_SEQUENCE}{id_range}")
+        for digest, client, scopes, id_range in rows
+    }

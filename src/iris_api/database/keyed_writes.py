@@ -1,4 +1,4 @@
-"""How the predictions of requests with an ``Idempotency-Key`` are stored: once for each key.
+"""How predictions are stored once for each ``Idempotency-Key``, and with ids of the caller's own.
 
 The key is claimed in the very transaction that stores its rows, and as its last act where that one
 takes long, for who comes with the same key waits until it ends. Failures are as in
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 from pydantic_core import from_json
 from sqlalchemy import PoolProxiedConnection
 
+from iris_api.database.api_keys import Caller
 from iris_api.database.pool import Driver
 from iris_api.database.transactions import CancelledWhileStoring, driver_transaction
 from iris_api.database.writes import (
@@ -48,9 +49,9 @@ _INSERT_KEYED_GROUP = f"""
     WITH owned AS MATERIALIZED (
         SELECT pg_get_serial_sequence('iris_predictions', 'id')::regclass AS sequence
     ), new AS MATERIALIZED (
-        SELECT nextval(sequence) AS id, arrays.*
-        FROM owned, {ARRAYS}, $10::text[])
-        WITH ORDINALITY AS arrays ({COLUMN_LIST}, key, position)
+        SELECT nextval(coalesce(id_sequence::regclass, sequence)) AS id, arrays.*
+        FROM owned, {ARRAYS}, $10::text[], $11::text[])
+        WITH ORDINALITY AS arrays ({COLUMN_LIST}, key, id_sequence, position)
     ), claimed AS (
         INSERT INTO idempotency_keys (client, key, is_batch, prediction_ids)
         SELECT client, key, false, ARRAY[id] FROM new WHERE key IS NOT NULL ORDER BY client, key
@@ -129,22 +130,23 @@ async def copy_rows_once(
     connection: PoolProxiedConnection,
     rows: Iterable[NewPrediction],
     asked: Sequence[Row],
-    client: str,
+    caller: Caller,
     key: str,
 ) -> list[StoredAs]:
-    """Insert and commit the rows by COPY, or return what the client stored under this key before.
+    """Insert and commit the rows by COPY, or return what the caller stored under this key before.
 
     Raises `IdempotencyKeyReused` where those were not the rows ``asked`` for.
     """
-    [kept] = await _find(connection, [(client, key)], is_batch=True)
+    known = [(caller.client, key)]
+    [kept] = await _find(connection, known, is_batch=True)
     if kept is None:
         try:
             async with batch_transaction(connection) as driver:
-                stored = await draw_ids(driver, len(asked))
+                stored = await draw_ids(driver, len(asked), caller.id_sequence)
                 await copy(driver, rows, stored)
-                await _claim(driver, client, key, stored)
+                await _claim(driver, caller.client, key, stored)
         except _KeyTakenError:
-            [kept] = await _find(connection, [(client, key)], is_batch=True)
+            [kept] = await _find(connection, known, is_batch=True)
         else:
             return stored
     return _require_same(kept, asked, is_batch=True)

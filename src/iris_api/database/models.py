@@ -101,6 +101,8 @@ class ApiKey(Base):
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
     digest: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
     """SHA-256; a key is 256 random bits, which nobody guesses, so no slow hash is needed."""
+    id_range: Mapped[int] = mapped_column(unique=True)
+    """Which range the ids of its predictions are from, so that none tells of anybody else's."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

@@ -14,6 +14,7 @@ from sqlalchemy import PoolProxiedConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from iris_api.batching import Batcher, CancelledInFlight
+from iris_api.database.api_keys import Caller
 from iris_api.database.failures import is_refusal_of_a_row, problem_of, translates_failures
 from iris_api.database.keyed_writes import copy_rows_once, insert_keyed_group
 from iris_api.database.transactions import CancelledWhileStoring
@@ -65,22 +66,22 @@ class Recorder:
     @translates_failures
     async def record_all(
         self,
-        client: str,
+        caller: Caller,
         rows: Sequence[Row],
         answers: Sequence[ClassPrediction],
         key: str | None = None,
     ) -> list[StoredAs]:
-        """Return when PostgreSQL has committed the client's rows, in a transaction of their own.
+        """Return when PostgreSQL has committed the caller's rows, in a transaction of their own.
 
-        With a key that the client has used before, return what was stored then, or raise
+        With a key that its client has used before, return what was stored then, or raise
         `IdempotencyKeyReused`.
         """
-        new = (NewPrediction.of(client, *pair) for pair in zip(rows, answers, strict=True))
+        new = (NewPrediction.of(caller, *pair) for pair in zip(rows, answers, strict=True))
         with closing(await self._engine.raw_connection()) as connection, self._noting_trouble():
             if key is None:
-                stored = await copy_rows(connection, new, len(rows))
+                stored = await copy_rows(connection, new, len(rows), caller.id_sequence)
             else:
-                stored = await copy_rows_once(connection, new, rows, client, key)
+                stored = await copy_rows_once(connection, new, rows, caller, key)
         if stored[0].earlier_answer is None:
             self._metrics.count_predictions((one.label, one.model_version) for one in answers)
         return stored
@@ -120,8 +121,8 @@ class Recorder:
         self, connection: PoolProxiedConnection, group: Sequence[NewPrediction]
     ) -> list[StoredAs | Exception]:
         """Commit the group; where PostgreSQL refuses a row, halve it until that row is alone."""
-        has_keys = any(row.idempotency_key is not None for row in group)
-        insert = insert_keyed_group if has_keys else insert_group
+        is_plain = all(row.idempotency_key is None and row.id_sequence is None for row in group)
+        insert = insert_group if is_plain else insert_keyed_group
         try:
             stored: list[StoredAs | Exception] = [*await insert(connection, group)]
         except asyncpg.PostgresError as error:

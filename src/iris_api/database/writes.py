@@ -2,7 +2,7 @@
 
 Each function raises `OutcomeUnknown` where PostgreSQL did not say whether it has committed, and
 closes that connection for good; any other error means that nothing was stored. Requests that carry
-a key are `iris_api.database.keyed_writes`' matter.
+a key, be it an ``Idempotency-Key`` or an API key, are `iris_api.database.keyed_writes`' matter.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 from pydantic_core import to_json
 from sqlalchemy import PoolProxiedConnection
 
+from iris_api.database.api_keys import Caller
 from iris_api.database.models import IrisPrediction
 from iris_api.database.pool import Driver, watch_of
 from iris_api.database.transactions import driver_transaction
@@ -35,13 +36,21 @@ class NewPrediction(NamedTuple):
     model_version: str | None
     idempotency_key: str | None
     """Not a column: it goes into a table of its own."""
+    id_sequence: str | None
+    """Not a column either: where the id is to come from, if not from the table's own sequence."""
 
     @classmethod
-    def of(cls, client: str, row: Row, answer: ClassPrediction, key: str | None = None) -> Self:
-        """The row for a client's measures and the classifier's answer."""
-        probabilities = to_json(answer.probabilities).decode()
+    def of(cls, caller: Caller, row: Row, answer: ClassPrediction, key: str | None = None) -> Self:
+        """The row for a caller's measures and the classifier's answer."""
         return cls(
-            client, *row, answer.prediction, answer.label, probabilities, answer.model_version, key
+            caller.client,
+            *row,
+            answer.prediction,
+            answer.label,
+            to_json(answer.probabilities).decode(),
+            answer.model_version,
+            key,
+            caller.id_sequence,
         )
 
     @property
@@ -58,7 +67,7 @@ class StoredAs(NamedTuple):
     earlier_answer: ClassPrediction | None = None
 
 
-_COLUMNS = NewPrediction._fields[:-1]
+_COLUMNS = NewPrediction._fields[:-2]
 COLUMN_LIST = ", ".join(_COLUMNS)
 ARRAYS = """unnest(
     $1::text[], $2::float8[], $3::float8[], $4::float8[], $5::float8[],
@@ -78,32 +87,35 @@ _INSERT_GROUP = f"""
 """  # noqa: S608
 # MATERIALIZED, or PostgreSQL would look the sequence up anew for each id.
 _DRAW_IDS = """
-    WITH owned AS MATERIALIZED (
-        SELECT pg_get_serial_sequence('iris_predictions', 'id')::regclass AS sequence)
+    WITH chosen AS MATERIALIZED (
+        SELECT coalesce($2, pg_get_serial_sequence('iris_predictions', 'id'))::regclass AS sequence)
     SELECT array_agg(nextval(sequence)), now()
-    FROM owned, generate_series(1, $1)
+    FROM chosen, generate_series(1, $1)
 """
 
 
 async def insert_group(
     connection: PoolProxiedConnection, group: Sequence[NewPrediction]
 ) -> list[StoredAs]:
-    """Insert and commit rows, all or none, in one round trip.
+    """Insert and commit rows that have neither key nor sequence, all or none, in one round trip.
 
     The statement is the whole transaction, so it goes to asyncpg as it is: around it, SQLAlchemy
     would make two more round trips. Raises what asyncpg raises where PostgreSQL refuses a row.
     """
     async with driver_transaction(connection) as driver:
         if len(group) == 1:  # a lone row needs no arrays, which cost PostgreSQL and asyncpg 0.1 ms
-            rows = await driver.fetch(_INSERT_ONE, *group[0][:-1])
+            rows = await driver.fetch(_INSERT_ONE, *group[0][: len(_COLUMNS)])
         else:
-            rows = await driver.fetch(_INSERT_GROUP, *arrays(group)[:-1])
+            rows = await driver.fetch(_INSERT_GROUP, *arrays(group)[: len(_COLUMNS)])
     # RETURNING promises no order, but ids are drawn in the order of the rows.
     return sorted(StoredAs(*row) for row in rows)
 
 
 async def copy_rows(
-    connection: PoolProxiedConnection, rows: Iterable[NewPrediction], count: int
+    connection: PoolProxiedConnection,
+    rows: Iterable[NewPrediction],
+    count: int,
+    id_sequence: str | None,
 ) -> list[StoredAs]:
     """Insert and commit ``count`` rows by COPY, all or none, faster than by an INSERT.
 
@@ -112,7 +124,7 @@ async def copy_rows(
     raises where PostgreSQL refuses a row.
     """
     async with batch_transaction(connection) as driver:
-        stored = await draw_ids(driver, count)
+        stored = await draw_ids(driver, count, id_sequence)
         await copy(driver, rows, stored)
     return stored
 
@@ -128,9 +140,9 @@ async def batch_transaction(connection: PoolProxiedConnection) -> AsyncIterator[
             yield driver
 
 
-async def draw_ids(driver: Driver, count: int) -> list[StoredAs]:
+async def draw_ids(driver: Driver, count: int, id_sequence: str | None) -> list[StoredAs]:
     """Ids that nobody else gets, ascending, and the transaction's time."""
-    drawn = await driver.fetchrow(_DRAW_IDS, count)
+    drawn = await driver.fetchrow(_DRAW_IDS, count, id_sequence)
     assert drawn is not None, "an aggregate is one row"  # noqa: S101
     ids, now = drawn
     return [StoredAs(number, now) for number in sorted(ids)]
@@ -140,7 +152,7 @@ async def copy(driver: Driver, rows: Iterable[NewPrediction], stored: Sequence[S
     """Send the rows by COPY, each with the id and the time that were drawn for it."""
     await driver.copy_records_to_table(
         IrisPrediction.__tablename__,
-        records=(row[:-1] + added[:2] for row, added in zip(rows, stored, strict=True)),
+        records=(row[: len(_COLUMNS)] + added[:2] for row, added in zip(rows, stored, strict=True)),
         columns=[*_COLUMNS, "id", "created_at"],
     )
 
