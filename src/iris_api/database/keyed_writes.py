@@ -69,8 +69,8 @@ _INSERT_KEYED_GROUP = f"""
     FROM new LEFT JOIN stored USING (id)
     ORDER BY position
 """  # noqa: S608
-# To draw a transaction's number makes it one that commits, and so waits, as the one that stored the
-# rows did or should have, until they are where `synchronous_commit` wants them.
+# To lock the keys makes it a transaction that writes, so that its commit waits for the disk and for
+# synchronous standbys: the commit that stored the rows may have been kept from it, by a restart.
 _FIND_KEYED = """
     SELECT
         asked.position, known.is_batch, stored.id, stored.created_at,
@@ -82,8 +82,8 @@ _FIND_KEYED = """
     CROSS JOIN unnest(CASE WHEN known.is_batch = $3 THEN prediction_ids ELSE prediction_ids[:1] END)
         WITH ORDINALITY AS kept (id, place)
     JOIN iris_predictions AS stored ON stored.id = kept.id
-    WHERE pg_current_xact_id() IS NOT NULL
     ORDER BY asked.position, kept.place
+    FOR KEY SHARE OF known
 """
 _CLAIM_BATCH = """
     INSERT INTO idempotency_keys (client, key, is_batch, prediction_ids)
