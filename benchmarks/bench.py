@@ -38,7 +38,7 @@ def main() -> None:
     with workbench() as bench, ExitStack() as stack:
         servers = [stack.enter_context(server) for server in contenders(bench)]
         report_throughput(measure(servers, CONNECTIONS))
-        report_single(bench, measure(servers[:2], 1))
+        report_single(bench, measure(servers[:4], 1))
         report_memory(servers[1])
         asyncio.run(measure_bulk(bench, servers[1]))
         draw(servers[:2], Path("docs/latency.svg"))
@@ -130,9 +130,8 @@ def report_throughput(measured: Measured) -> None:
 
 def report_single(bench: Workbench, measured: Measured) -> None:
     """Print what a lone caller waits, beside what its parts take."""
-    empty, predict = (
-        _median(measured[name], lambda sample: sample.p50) for name in (EMPTY, PREDICT)
-    )
+    p50 = {name: _median(rounds, lambda sample: sample.p50) for name, rounds in measured.items()}
+    empty = p50.pop(EMPTY)
     insert = asyncio.run(time_insert(bench))
     call = time_predict(bench)
     parts = empty + insert + call
@@ -144,7 +143,7 @@ def report_single(bench: Workbench, measured: Measured) -> None:
             ["one asyncpg insert", f"{insert:.3f}", ""],
             ["one bare predict call", f"{call:.3f}", ""],
             ["sum of these", f"{parts:.3f}", "1.00"],
-            ["/predict", f"{predict:.3f}", f"{predict / parts:.2f}"],
+            *([name, f"{own:.3f}", f"{own / parts:.2f}"] for name, own in p50.items()),
         ],
     )
 

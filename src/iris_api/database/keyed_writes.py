@@ -24,6 +24,8 @@ from iris_api.database.writes import (
     batch_transaction,
     copy,
     draw_ids,
+    insert_group,
+    insert_one,
 )
 from iris_api.errors import IdempotencyKeyReused, OutcomeUnknown
 from iris_api.inference.classifier import ClassPrediction, Row
@@ -91,6 +93,19 @@ _CLAIM_BATCH = """
     ON CONFLICT DO NOTHING
     RETURNING true
 """
+
+
+async def insert(
+    connection: PoolProxiedConnection, group: Sequence[NewPrediction]
+) -> Sequence[Outcome]:
+    """Insert and commit a group, all of it or none, by the shortest statement that does for it."""
+    if any(row.idempotency_key is not None for row in group):
+        return await insert_keyed_group(connection, group)
+    if len(group) == 1:
+        return await insert_one(connection, group[0])
+    if any(row.id_sequence is not None for row in group):
+        return await insert_keyed_group(connection, group)
+    return await insert_group(connection, group)
 
 
 async def insert_keyed_group(

@@ -16,9 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from iris_api.batching import Batcher, CancelledInFlight
 from iris_api.database.api_keys import Caller
 from iris_api.database.failures import is_refusal_of_a_row, problem_of, translates_failures
-from iris_api.database.keyed_writes import copy_rows_once, insert_keyed_group
+from iris_api.database.keyed_writes import copy_rows_once, insert
 from iris_api.database.transactions import CancelledWhileStoring
-from iris_api.database.writes import NewPrediction, StoredAs, copy_rows, insert_group
+from iris_api.database.writes import NewPrediction, StoredAs, copy_rows
 from iris_api.errors import DatabaseUnavailable, OutcomeUnknown, Problem
 from iris_api.inference.classifier import ClassPrediction, Row
 from iris_api.observability.metrics import Metrics
@@ -121,8 +121,6 @@ class Recorder:
         self, connection: PoolProxiedConnection, group: Sequence[NewPrediction]
     ) -> list[StoredAs | Exception]:
         """Commit the group; where PostgreSQL refuses a row, halve it until that row is alone."""
-        is_plain = all(row.idempotency_key is None and row.id_sequence is None for row in group)
-        insert = insert_group if is_plain else insert_keyed_group
         try:
             stored: list[StoredAs | Exception] = [*await insert(connection, group)]
         except asyncpg.PostgresError as error:

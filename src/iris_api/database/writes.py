@@ -73,11 +73,18 @@ ARRAYS = """unnest(
     $1::text[], $2::float8[], $3::float8[], $4::float8[], $5::float8[],
     $6::int[], $7::text[], $8::text[]::json[], $9::text[]"""
 
+_VALUES = "$1, $2, $3, $4, $5, $6, $7, $8::text::json, $9"
 _INSERT_ONE = f"""
     INSERT INTO iris_predictions ({COLUMN_LIST})
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9)
+    VALUES ({_VALUES})
     RETURNING id, created_at
 """  # noqa: S608, of constants, like those below
+_INSERT_ONE_WITH_ID = f"""
+    INSERT INTO iris_predictions ({COLUMN_LIST}, id)
+    OVERRIDING SYSTEM VALUE
+    VALUES ({_VALUES}, nextval($10::text::regclass))
+    RETURNING id, created_at
+"""  # noqa: S608
 _INSERT_GROUP = f"""
     INSERT INTO iris_predictions ({COLUMN_LIST})
     SELECT {COLUMN_LIST}
@@ -94,6 +101,17 @@ _DRAW_IDS = """
 """
 
 
+async def insert_one(connection: PoolProxiedConnection, new: NewPrediction) -> list[StoredAs]:
+    """As `insert_group`, for a lone row: arrays would cost PostgreSQL and asyncpg 0.1 ms."""
+    values = new[: len(_COLUMNS)]
+    async with driver_transaction(connection) as driver:
+        if new.id_sequence is None:
+            rows = await driver.fetch(_INSERT_ONE, *values)
+        else:
+            rows = await driver.fetch(_INSERT_ONE_WITH_ID, *values, new.id_sequence)
+    return [StoredAs(*row) for row in rows]
+
+
 async def insert_group(
     connection: PoolProxiedConnection, group: Sequence[NewPrediction]
 ) -> list[StoredAs]:
@@ -103,10 +121,7 @@ async def insert_group(
     would make two more round trips. Raises what asyncpg raises where PostgreSQL refuses a row.
     """
     async with driver_transaction(connection) as driver:
-        if len(group) == 1:  # a lone row needs no arrays, which cost PostgreSQL and asyncpg 0.1 ms
-            rows = await driver.fetch(_INSERT_ONE, *group[0][: len(_COLUMNS)])
-        else:
-            rows = await driver.fetch(_INSERT_GROUP, *arrays(group)[: len(_COLUMNS)])
+        rows = await driver.fetch(_INSERT_GROUP, *arrays(group)[: len(_COLUMNS)])
     # RETURNING promises no order, but ids are drawn in the order of the rows.
     return sorted(StoredAs(*row) for row in rows)
 
