@@ -102,6 +102,16 @@ def test_the_workers_values_are_summed_and_a_dead_ones_gauges_are_forgotten(
         assert sample(alone, f"iris_database_connections_{name}") == value
 
 
+def test_a_worker_that_has_only_created_its_files_spoils_no_scrape(tmp_path: Path) -> None:
+    with worker(tmp_path) as process:
+        for kind in ("counter", "histogram", "gauge_livesum"):
+            (tmp_path / f"{kind}_{os.getpid()}.db").touch()
+        (tmp_path / "counter_0.db").symlink_to("nowhere")  # listed, and gone when it is looked at
+        text = process.communicate()[0]
+        assert process.returncode == 0
+    assert sample(text, "iris_database_connections_limit") == 8
+
+
 @pytest.fixture
 def gauge_of_a_dead_process(tmp_path: Path) -> Path:
     process = subprocess.Popen([sys.executable, "-c", ""])

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -108,8 +108,17 @@ class Metrics:
             return generate_latest(self.registry)
         forget_dead_processes(Path(folder))
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+        registry.register(_Workers(None, path=folder))  # type: ignore[no-untyped-call]
         return generate_latest(registry)
+
+
+class _Workers(MultiProcessCollector):
+    """All workers' values, a worker's that is only beginning among them or not."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Pass over what is still without its size, which the library would not read."""
+        files = [str(file) for file in Path(self._path).glob("*.db") if _is_written(file)]
+        return self.merge(files)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def forget_dead_processes(folder: Path) -> None:
@@ -119,6 +128,13 @@ def forget_dead_processes(folder: Path) -> None:
         if not _is_alive(pid):
             with suppress(FileNotFoundError):  # another worker's scrape was faster
                 mark_process_dead(pid, path=str(folder))  # type: ignore[no-untyped-call]
+
+
+def _is_written(file: Path) -> bool:
+    try:
+        return file.stat().st_size > 0
+    except FileNotFoundError:  # a dead worker's gauges, which another scrape has dropped
+        return False
 
 
 def _is_alive(pid: int) -> bool:
