@@ -7,7 +7,8 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from iris_api.connections import Connections, JoiningTransport
+from iris_api.connections import Connections
+from iris_api.connections.transport import JoiningTransport
 from iris_api.observability.metrics import Metrics
 from iris_api.settings import Settings
 

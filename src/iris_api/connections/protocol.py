@@ -1,11 +1,6 @@
-"""Bounds on clients' connections, which uvicorn has none of: how many, how slow, how large a head.
-
-A connection has no timer of its own; `Connections.watch` looks at all of them twice a second.
-"""
+"""uvicorn's protocol of HTTP/1.1, with bounds on what a client may send, and when."""
 
 import asyncio
-import time
-from enum import Enum, auto
 from typing import Any, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -19,6 +14,8 @@ from uvicorn.server import ServerState
 
 from iris_api.api.limits import BODY_EXPIRED
 from iris_api.api.problems import problem_response
+from iris_api.connections.keeper import Connections, Owed
+from iris_api.connections.transport import JoiningTransport
 from iris_api.errors import (
     HeadersTooLarge,
     MalformedRequest,
@@ -26,121 +23,9 @@ from iris_api.errors import (
     Problem,
     RequestTimeout,
 )
-from iris_api.observability.metrics import Metrics
-from iris_api.settings import Settings
 
-_SECONDS_BETWEEN_LOOKS = 0.5
 _LAST_CALL_SECONDS = 0.3
 _WISHES = frozenset({b"connection", b"upgrade", b"http2-settings"})
-
-
-class _Owed(Enum):
-    """What a connection waits for its client to do."""
-
-    HEAD = auto()
-    BODY = auto()
-    NEXT = auto()
-    """Another request, where it sends something else instead; else uvicorn's own timer runs."""
-    READING = auto()
-    """The answer, or what is left of it, before the connection is closed."""
-
-
-class Connections:
-    """All connections of this process. The application has it as ``state.connections``."""
-
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self.settings = settings
-        self._config: Config | None = None
-        self._server: ServerState | None = None
-        self._is_closing = False
-        self._refused = metrics.connections_refused
-        self._since: dict[BoundedProtocol, tuple[object, _Owed, float]] = {}
-        self._seconds = {
-            _Owed.HEAD: settings.header_timeout,
-            _Owed.BODY: settings.body_timeout,
-            _Owed.NEXT: settings.keep_alive_timeout,
-            _Owed.READING: settings.request_timeout,
-        }
-
-    async def watch(self) -> None:
-        """End the connections of clients who are too slow, until cancelled."""
-        while True:
-            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
-            if self._server is not None:
-                self._look(self._server, time.monotonic())
-
-    def belong_to(self, config: Config, server: ServerState) -> None:
-        """Take note of uvicorn's own state, which only a protocol is handed."""
-        if self._server is None:
-            self._config, self._server = config, server
-            if self._is_closing:
-                self.close_after_answers()
-
-    def close_after_answers(self) -> None:
-        """Tell every client, with its next answer, to open another connection: at a replica."""
-        self._is_closing = True
-        if self._config is None or self._server is None:
-            return  # nobody has connected yet; who does will be told
-        close = (b"connection", b"close")
-        self._config.encoded_headers.append(close)  # of which uvicorn makes the other each second
-        self._server.default_headers = [*self._server.default_headers, close]
-
-    def count_refusal(self, problem: Problem) -> None:
-        """Count a connection that was refused."""
-        self._refused.labels(problem.slug).inc()
-
-    def _look(self, server: ServerState, now: float) -> None:
-        before, self._since = self._since, {}
-        for protocol in list(server.connections):
-            if not isinstance(protocol, BoundedProtocol):
-                continue
-            owed = protocol.owed()
-            if owed is None:
-                continue
-            state = before.get(protocol)
-            if state is None or state[0] is not protocol.scope or state[1] is not owed:
-                state = (protocol.scope, owed, now)
-            if now - state[2] > self._seconds[owed]:
-                protocol.expire(owed)
-            else:
-                self._since[protocol] = state
-
-
-class JoiningTransport:
-    """A client's transport, in which an answer's head waits for its body, and they leave as one.
-
-    uvicorn writes the one after the other, and the second system call and packet cost a prediction
-    8 us. Nothing waits for longer than the loop's present turn.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._kept = b""
-        self.is_closing = transport.is_closing
-        self.abort = transport.abort
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        """Write this along with what was kept; where nothing was, keep it."""
-        if self._kept:
-            kept, self._kept = self._kept, b""
-            self._transport.writelines([kept, data])
-        else:
-            self._kept = data
-            self._loop.call_soon(self._write_kept)
-
-    def close(self) -> None:
-        """Close the connection once all is written."""
-        self._write_kept()
-        self._transport.close()
-
-    def _write_kept(self) -> None:
-        if self._kept and not self.is_closing():
-            kept, self._kept = self._kept, b""
-            self._transport.write(kept)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -213,16 +98,16 @@ class BoundedProtocol(HttpToolsProtocol):
         """Close the connection, but let a request that is on its way arrive, and be answered."""
         self.loop.call_later(_LAST_CALL_SECONDS, super().shutdown)
 
-    def owed(self) -> _Owed | None:
+    def owed(self) -> Owed | None:
         """What the client is to do next for its request to go on; None: nothing, or all is done."""
         if self.transport.is_closing():
-            return _Owed.READING
+            return Owed.READING
         if not self._has_head():
-            return _Owed.HEAD
+            return Owed.HEAD
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is None or cycle.response_complete:
-            return _Owed.NEXT if self.timeout_keep_alive_task is None else None
-        return _Owed.BODY if cycle.more_body else None
+            return Owed.NEXT if self.timeout_keep_alive_task is None else None
+        return Owed.BODY if cycle.more_body else None
 
     def _has_head(self) -> bool:
         """Whether the head of the request that began last is there, as a whole."""
@@ -232,15 +117,15 @@ class BoundedProtocol(HttpToolsProtocol):
         """The ASGI scope of the request that began last; empty before the first."""
         return cast(dict[str, Any], self.scope or {})
 
-    def expire(self, owed: _Owed) -> None:
+    def expire(self, owed: Owed) -> None:
         """End a connection whose client has not done in time what it owed."""
         settings = self.keeper.settings
         scope = self._scope()
-        if owed is _Owed.READING or BODY_EXPIRED in scope:
+        if owed is Owed.READING or BODY_EXPIRED in scope:
             self.transport.abort()
-        elif owed is _Owed.NEXT:
+        elif owed is Owed.NEXT:
             self.transport.close()
-        elif owed is _Owed.BODY:
+        elif owed is Owed.BODY:
             scope[BODY_EXPIRED] = True
             self.cycle.message_event.set()
         elif not scope:
