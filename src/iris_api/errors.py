@@ -15,6 +15,7 @@
         ├── RequestTimeout        408
         ├── BodyTooLarge          413
         ├── UnsupportedMediaType  415
+        ├── Misdirected           421
         ├── InvalidRequest        422
         ├── IdempotencyKeyReused  422
         ├── RateLimited           429
@@ -38,6 +39,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar, Literal
+
+_FIELDS_TOLD = 5
+"""How many fields at fault the sentence for people names."""
 
 
 class IrisApiError(Exception):
@@ -169,15 +173,25 @@ class UnsupportedMediaType(Problem):
     title = "The body is not declared to be JSON"
 
 
+class Misdirected(Problem):
+    """The request is for a host whose name is not this service's."""
+
+    slug = "misdirected"
+    status = HTTPStatus.MISDIRECTED_REQUEST
+    title = "This is not the host that was asked for"
+
+
 class InvalidRequest(Problem):
-    """Some fields do not fit; ``errors`` names each."""
+    """Some fields do not fit; ``errors`` names them, or the first of very many."""
 
     slug = "invalid-request"
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     title = "The request does not fit"
 
-    def __init__(self, errors: Sequence[FieldError]) -> None:
-        super().__init__("; ".join(f"{error.field}: {error.detail}" for error in errors[:5]))
+    def __init__(self, errors: Sequence[FieldError], *, count: int | None = None) -> None:
+        told = [f"{error.field}: {error.detail}" for error in errors[:_FIELDS_TOLD]]
+        more = (count or len(errors)) - len(told)
+        super().__init__("; ".join([*told, f"and {more} more"] if more else told))
         self.errors = errors
 
 
@@ -234,7 +248,7 @@ class Overloaded(Unavailable):
 
 
 class DeadlineExceeded(Unavailable):
-    """The request took longer than ``IRIS_REQUEST_TIMEOUT``; nothing was stored."""
+    """The request took longer than ``IRIS_REQUEST_TIMEOUT``, or than a stop; nothing was stored."""
 
     slug = "deadline-exceeded"
     title = "The answer did not come in time"

@@ -8,6 +8,11 @@ import pytest
 from sqlalchemy import URL
 from tests.e2e.service import Service, serving
 
+SECONDS = 1.0
+"""What a client may take for each thing that it owes."""
+MOST_HEADER_BYTES = 4096
+MEGABYTE = 2**20
+
 
 class Start(Protocol):
     """Starts a service in the test's own folder; `Service.start` says how."""
@@ -43,4 +48,22 @@ def service(
     """A service with all its parts, for all tests of a module."""
     folder = tmp_path_factory.mktemp("service")
     with serving(folder, service_database, data_dir=trained_model, max_body_bytes=4096) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def strict(
+    service_database: URL, trained_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A service that has little patience."""
+    with serving(
+        tmp_path_factory.mktemp("strict"),
+        service_database,
+        data_dir=trained_model,
+        header_timeout=SECONDS,
+        body_timeout=SECONDS,
+        keep_alive_timeout=2,
+        max_header_bytes=MOST_HEADER_BYTES,
+        max_body_bytes=MEGABYTE,
+    ) as service:
         yield service

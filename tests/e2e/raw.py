@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from typing import Any
 
 from tests.e2e.service import SETOSA, Service
 
-HEAD = b"POST /predict HTTP/1.1\r\nHost: iris\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 BODY = json.dumps(SETOSA).encode()
-GET = b"GET /livez HTTP/1.1\r\nHost: iris\r\n\r\n"
+GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def predict(body: bytes = BODY, *headers: bytes) -> bytes:
@@ -47,8 +48,8 @@ class Raw:
         for part in parts:
             self.connection.sendall(part)
 
-    def answer(self) -> Answer:
-        """The next answer; its body has a length."""
+    def answer(self, *, pause: float = 0) -> Answer:
+        """The next answer; its body has a length. With a pause before each part, slowly."""
         while b"\r\n\r\n" not in self._received:
             self._receive()
         head, _, self._received = self._received.partition(b"\r\n\r\n")
@@ -58,9 +59,27 @@ class Raw:
         headers = {name.lower(): value for name, value in (one.split(": ", 1) for one in lines)}
         length = int(headers["content-length"])
         while len(self._received) < length:
+            time.sleep(pause)
             self._receive()
         body, self._received = self._received[:length], self._received[length:]
         return Answer(int(match[1]), headers, body)
+
+    def refusal(self, status: int, slug: str) -> dict[str, Any]:
+        """The next answer: this problem, under an id, and with the connection's end."""
+        answer = self.answer()
+        assert answer.status == status
+        body = answer.problem(slug)
+        assert body["request_id"] == answer.headers["x-request-id"]
+        assert answer.headers["connection"] == "close"
+        assert self.is_closed()
+        return body
+
+    def line(self) -> bytes:
+        """The first line of a head that is nothing but that."""
+        while b"\r\n\r\n" not in self._received:
+            self._receive()
+        line, _, self._received = self._received.partition(b"\r\n\r\n")
+        return line
 
     def is_closed(self) -> bool:
         """Wait until the server has closed the connection, having said nothing more."""

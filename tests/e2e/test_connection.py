@@ -76,7 +76,7 @@ def test_a_connection_survives_every_error(
 def test_a_client_that_leaves_in_the_middle_disturbs_nobody(
     one: OneConnection, service: Service
 ) -> None:
-    head = b"POST /predict HTTP/1.1\r\nHost: iris\r\nContent-Type: application/json\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     for content in (b"Content-Length: 1000\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n5\r\n{"):
         with socket.create_connection(("127.0.0.1", service.port)) as leaving:
             leaving.sendall(head + content)

@@ -9,33 +9,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import URL
-from tests.conftest import execute
-from tests.e2e.raw import BODY, GET, HEAD, Raw, connected, predict
-from tests.e2e.service import Service, poll_until, serving
-from tests.integration.support import fetch
-
-SECONDS = 1.0
-"""What a client may take for each thing that it owes."""
-MOST_HEADER_BYTES = 4096
-MEGABYTE = 2**20
-
-
-@pytest.fixture(scope="module")
-def strict(
-    service_database: URL, trained_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
-    """A service that has little patience."""
-    with serving(
-        tmp_path_factory.mktemp("strict"),
-        service_database,
-        data_dir=trained_model,
-        header_timeout=SECONDS,
-        body_timeout=SECONDS,
-        keep_alive_timeout=2,
-        max_header_bytes=MOST_HEADER_BYTES,
-        max_body_bytes=MEGABYTE,
-    ) as service:
-        yield service
+from tests.e2e.conftest import MEGABYTE, MOST_HEADER_BYTES
+from tests.e2e.raw import BODY, GET, HEAD, Raw, connected
+from tests.e2e.rows import count_predictions
+from tests.e2e.service import Service
 
 
 @pytest.fixture
@@ -60,29 +37,14 @@ def trickle(raw: Raw, data: bytes) -> Callable[[], None]:
     return thread.join
 
 
-def assert_refused(raw: Raw, status: int, slug: str) -> str:
-    """The next answer is this problem, with the connection's end; return its detail."""
-    answer = raw.answer()
-    assert answer.status == status
-    detail: str = answer.problem(slug)["detail"]
-    assert answer.headers["connection"] == "close"
-    assert raw.is_closed()
-    return detail
-
-
-def count_predictions(database: URL) -> int:
-    [(count,)] = fetch(database, "SELECT count(*) FROM iris_predictions")
-    return int(count)
-
-
 def test_a_head_that_stops_is_answered_and_closed(raw: Raw) -> None:
     raw.send(b"POST /predict HTTP/1.1\r\nHost: ir")
-    assert "1 s" in assert_refused(raw, 408, "request-timeout")
+    assert "1 s" in raw.refusal(408, "request-timeout")["detail"]
 
 
 def test_a_head_that_trickles_in_is_answered_and_closed(raw: Raw) -> None:
     wait = trickle(raw, HEAD * 10)
-    assert_refused(raw, 408, "request-timeout")
+    raw.refusal(408, "request-timeout")
     wait()
 
 
@@ -94,7 +56,7 @@ def test_a_body_that_stops_is_answered_and_closed(
 ) -> None:
     before = count_predictions(service_database)
     raw.send(HEAD, body)
-    assert_refused(raw, 408, "request-timeout")
+    raw.refusal(408, "request-timeout")
     assert count_predictions(service_database) == before
 
 
@@ -102,7 +64,7 @@ def test_a_body_that_trickles_in_is_answered_and_closed(raw: Raw, service_databa
     before = count_predictions(service_database)
     raw.send(HEAD, b"Content-Length: %d\r\n\r\n" % len(BODY))
     wait = trickle(raw, BODY)
-    assert_refused(raw, 408, "request-timeout")
+    raw.refusal(408, "request-timeout")
     wait()
     assert count_predictions(service_database) == before
 
@@ -127,7 +89,7 @@ def test_a_second_head_that_stops_is_answered_and_closed(raw: Raw) -> None:
     raw.send(GET)
     assert raw.answer().status == 200
     raw.send(GET[:10])
-    assert_refused(raw, 408, "request-timeout")
+    raw.refusal(408, "request-timeout")
 
 
 def test_blank_lines_after_a_request_do_not_keep_a_connection(strict: Service) -> None:
@@ -150,7 +112,7 @@ def test_a_body_that_goes_on_behind_its_answer_does_not_keep_a_connection(
 
 def test_a_head_that_is_too_large_is_refused(raw: Raw) -> None:
     raw.send(GET[:-2], b"X: " + b"x" * 2 * MOST_HEADER_BYTES)
-    assert str(MOST_HEADER_BYTES) in assert_refused(raw, 431, "headers-too-large")
+    assert str(MOST_HEADER_BYTES) in raw.refusal(431, "headers-too-large")["detail"]
 
 
 def test_a_head_that_grows_too_large_is_refused(raw: Raw) -> None:
@@ -181,50 +143,7 @@ NOT_HTTP = {
 @pytest.mark.parametrize("data", NOT_HTTP.values(), ids=NOT_HTTP.keys())
 def test_what_is_not_http_is_answered_and_closed(raw: Raw, data: bytes) -> None:
     raw.send(data)
-    assert "HTTP/1.1" in assert_refused(raw, 400, "malformed-request")
-
-
-class HeldUp:
-    """No row can be inserted for so many seconds, from another thread, from now on."""
-
-    def __init__(self, database: URL, seconds: float) -> None:
-        statement = (
-            f"BEGIN; LOCK iris_predictions IN SHARE MODE; SELECT pg_sleep({seconds}); COMMIT"
-        )
-        self._thread = threading.Thread(target=execute, args=(database, statement))
-        self._database = database
-
-    def __enter__(self) -> None:
-        self._thread.start()
-        held = (
-            "SELECT count(*) FROM pg_locks WHERE granted AND mode = 'ShareLock'"
-            " AND relation = 'iris_predictions'::regclass"
-        )
-        poll_until(lambda: fetch(self._database, held) == [(1,)], "the table is locked")
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.join()
-
-
-def test_one_who_is_too_slow_at_the_second_request_still_gets_the_first_answer(
-    strict: Service, service_database: URL
-) -> None:
-    """What has been stored must not be answered with "nothing was done"."""
-    with connected(strict) as raw, HeldUp(service_database, 1.5 * SECONDS):
-        raw.send(predict(), b"POST /predict HTT")
-        first = raw.answer()
-        assert first.status == 200, first.body
-        assert raw.rest()[:12] in {b"", b"HTTP/1.1 408"}
-
-
-def test_one_who_breaks_off_with_nonsense_still_gets_the_first_answer(
-    strict: Service, service_database: URL
-) -> None:
-    with connected(strict) as raw, HeldUp(service_database, SECONDS):
-        raw.send(predict(), b"\x00\x00\r\n\r\n")
-        first = raw.answer()
-        assert first.status == 200, first.body
-        assert raw.rest()[:12] in {b"", b"HTTP/1.1 400"}
+    assert "HTTP/1.1" in raw.refusal(400, "malformed-request")["detail"]
 
 
 def resident_bytes(service: Service) -> int:
@@ -269,7 +188,7 @@ def test_a_patient_client_is_served_while_slow_ones_stall(strict: Service) -> No
             assert response.status == 200
             response.read()
         for raw in slow:
-            assert_refused(raw, 408, "request-timeout")
+            raw.refusal(408, "request-timeout")
 
 
 def test_past_the_connections_others_are_refused_until_one_leaves(
@@ -284,7 +203,7 @@ def test_past_the_connections_others_are_refused_until_one_leaves(
     with ExitStack() as stack:
         taken = [take(service, stack) for _ in range(3)]
         with connected(service) as refused:
-            assert "3 connections" in assert_refused(refused, 503, "overloaded")
+            assert "3 connections" in refused.refusal(503, "overloaded")["detail"]
         for raw in taken:
             raw.send(GET)
             assert raw.answer().status == 200

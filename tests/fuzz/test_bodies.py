@@ -251,7 +251,7 @@ def converse(service: Service, parts: Sequence[bytes]) -> list[Answer]:
 
 
 def is_well(service: Service) -> bool:
-    return ask(service, b"GET /model HTTP/1.1\r\nHost: iris\r\n\r\n").status == 200
+    return ask(service, b"GET /model HTTP/1.1\r\nHost: localhost\r\n\r\n").status == 200
 
 
 def assert_survived(service: Service, stored: Stored, parts: Sequence[bytes]) -> list[int]:

@@ -94,7 +94,7 @@ class Wire:
 
 
 def head(path: str, *headers: Header) -> bytes:
-    lines = [b"POST %s HTTP/1.1" % path.encode(), b"Host: iris"]
+    lines = [b"POST %s HTTP/1.1" % path.encode(), b"Host: localhost"]
     lines += [name + b": " + value for name, value in (REQUEST_ID, *headers)]
     return b"\r\n".join(lines) + b"\r\n\r\n"
 

@@ -85,7 +85,10 @@ def test_a_retry_after_joins_the_other_headers() -> None:
 
 def test_an_invalid_request_tells_of_its_first_five_fields() -> None:
     problem = InvalidRequest([FIELD] * 7)
-    assert problem.detail == "; ".join(["limit: Input should be at least 1"] * 5)
+    told = ["limit: Input should be at least 1"] * 5
+    assert problem.detail == "; ".join([*told, "and 2 more"])
+    assert InvalidRequest([FIELD] * 5).detail == "; ".join(told)
+    assert InvalidRequest([FIELD] * 7, count=9).detail == "; ".join([*told, "and 4 more"])
     assert problem.errors == [FIELD] * 7
 
 

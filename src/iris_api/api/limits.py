@@ -24,15 +24,15 @@ from iris_api.errors import (
 )
 from iris_api.settings import Settings
 
-BODY_EXPIRED = "iris_api.body_expired"
-"""The server sets it in a request's scope, and wakes ``receive``, where the body is overdue."""
+REFUSAL = "iris_api.refusal"
+"""Under it the server puts a problem into a request's scope, where the body will not come as it
+should, and wakes ``receive``."""
 
 _WITHOUT_BODY = frozenset({HTTPMethod.GET, HTTPMethod.HEAD, HTTPMethod.OPTIONS})
 """Methods whose body, should there be one, nobody reads, and which change nothing."""
 _NEVER_REFUSED = frozenset({"/livez", "/readyz", "/metrics"})
 """So that who runs the service can look at it just when it has too much to do."""
 _SECONDS_BETWEEN_LOOKS = 0.1
-_LATE_BODY = "The body was not there in time, so nothing was stored. Send it faster."
 _NO_ROOM = "Other requests' bodies take all the room. Try again soon."
 
 
@@ -131,8 +131,8 @@ class LimitsMiddleware:
         async def bounded_receive() -> Message:
             request.is_reading = True
             message = await receive()
-            if BODY_EXPIRED in scope:
-                raise _within_reading(RequestTimeout(_LATE_BODY))
+            if REFUSAL in scope:
+                raise _within_reading(scope[REFUSAL])
             size = len(message.get("body", b""))
             limits.held_bytes += size
             request.held_bytes += size
@@ -154,8 +154,13 @@ class LimitsMiddleware:
         if may_be_stored:
             return OutcomeUnknown(reason)
         if request.is_reading:
-            return RequestTimeout(_LATE_BODY)
+            return late_body()
         return DeadlineExceeded(f"{reason} Nothing was stored. Try again soon.")
+
+
+def late_body() -> RequestTimeout:
+    """The problem of a body that is not there in time."""
+    return RequestTimeout("The body was not there in time, so nothing was stored. Send it faster.")
 
 
 def require_at_most(location: Literal["body", "query"], name: str, value: int, most: int) -> None:

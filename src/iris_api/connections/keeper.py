@@ -6,13 +6,18 @@ A connection has no timer of its own; `Connections.watch` looks at all of them t
 import asyncio
 import time
 from enum import Enum, auto
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from iris_api.api.limits import REFUSAL
+from iris_api.api.problems import failure_response, problem_response
+from iris_api.connections.heads import Heads
 from iris_api.errors import Problem
 from iris_api.observability.metrics import Metrics
+from iris_api.observability.middleware import ObservabilityMiddleware
 from iris_api.settings import Settings
 
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -24,17 +29,33 @@ class Owed(Enum):
     HEAD = auto()
     BODY = auto()
     NEXT = auto()
-    """Another request, where it sends something else instead; else uvicorn's own timer runs."""
+    """Another request."""
     READING = auto()
-    """The answer, or what is left of it, before the connection is closed."""
+    """Answers: those that fill the buffer, or the last ones before the connection is closed."""
+
+
+class Debt(NamedTuple):
+    """What a client owes, and since when: as long as its next debts are the same one."""
+
+    owed: Owed
+    subject: object = None
+    """The request that it is about."""
+    progress: object = None
+    """What changes where the client does it bit by bit."""
+
+    def is_same(self, other: "Debt") -> bool:
+        """Whether the client has done nothing about it in between."""
+        return (
+            self.owed is other.owed
+            and self.subject is other.subject
+            and self.progress == other.progress
+        )
 
 
 class Kept(Protocol):
     """A connection, as its keeper sees it."""
 
-    scope: object
-
-    def owed(self) -> Owed | None:
+    def debt(self) -> Debt | None:
         """What the client is to do next for its request to go on; None: nothing, or all is done."""
 
     def expire(self, owed: Owed) -> None:
@@ -46,11 +67,16 @@ class Connections:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
+        self.fault_of = Heads(settings).fault_of
+        self.answer_refusal: ASGIApp = ObservabilityMiddleware(
+            _answer_with_refusal, metrics=metrics, render_failure=failure_response
+        )
+        """Answers with the problem in the request's scope, under an id, and with a line of log."""
         self._config: Config | None = None
         self._server: ServerState | None = None
         self._is_closing = False
         self._refused = metrics.connections_refused
-        self._since: dict[Kept, tuple[object, Owed, float]] = {}
+        self._since: dict[Kept, tuple[Debt, float]] = {}
         self._seconds = {
             Owed.HEAD: settings.header_timeout,
             Owed.BODY: settings.body_timeout,
@@ -60,10 +86,12 @@ class Connections:
 
     async def watch(self) -> None:
         """End the connections of clients who are too slow, until cancelled."""
-        while True:
-            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
-            if self._server is not None:
-                self._look(self._server, time.monotonic())
+        try:
+            while True:
+                await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+                self._look(time.monotonic())
+        finally:
+            self._leave_readers()
 
     def belong_to(self, config: Config, server: ServerState) -> None:
         """Take note of uvicorn's own state, which only a protocol is handed."""
@@ -85,16 +113,30 @@ class Connections:
         """Count a connection that was refused."""
         self._refused.labels(problem.slug).inc()
 
-    def _look(self, server: ServerState, now: float) -> None:
+    def _look(self, now: float) -> None:
         before, self._since = self._since, {}
-        for protocol in cast(list[Kept], list(server.connections)):
-            owed = protocol.owed()
-            if owed is None:
+        for connection in self._all():
+            debt = connection.debt()
+            if debt is None:
                 continue
-            state = before.get(protocol)
-            if state is None or state[0] is not protocol.scope or state[1] is not owed:
-                state = (protocol.scope, owed, now)
-            if now - state[2] > self._seconds[owed]:
-                protocol.expire(owed)
+            earlier, since = before.get(connection, (debt, now))
+            if not debt.is_same(earlier):
+                since = now
+            if now - since > self._seconds[debt.owed]:
+                connection.expire(debt.owed)
             else:
-                self._since[protocol] = state
+                self._since[connection] = (debt, since)
+
+    def _leave_readers(self) -> None:
+        """End the connections on which an answer waits to be read, or the process waits as well."""
+        for connection in self._all():
+            debt = connection.debt()
+            if debt is not None and debt.owed is Owed.READING:
+                connection.expire(debt.owed)
+
+    def _all(self) -> list[Kept]:
+        return cast(list[Kept], list(self._server.connections)) if self._server else []
+
+
+async def _answer_with_refusal(scope: Scope, receive: Receive, send: Send) -> None:
+    await problem_response(scope[REFUSAL], scope)(scope, receive, send)

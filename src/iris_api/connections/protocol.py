@@ -1,34 +1,27 @@
-"""uvicorn's protocol of HTTP/1.1, with bounds on what a client may send, and when."""
+"""The requests of a connection, each in its turn, and what becomes of those that are none."""
 
 import asyncio
 from typing import Any, cast
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
-from iris_api.api.limits import BODY_EXPIRED
-from iris_api.api.problems import problem_response
-from iris_api.connections.keeper import Connections, Owed
-from iris_api.connections.transport import JoiningTransport
-from iris_api.errors import (
-    HeadersTooLarge,
-    MalformedRequest,
-    Overloaded,
-    Problem,
-    RequestTimeout,
-)
+from iris_api.api.limits import REFUSAL, late_body
+from iris_api.connections.keeper import Debt, Owed
+from iris_api.connections.reading import ReadingProtocol
+from iris_api.connections.transport import HoldingFlow, JoiningTransport
+from iris_api.errors import Overloaded, Problem, RequestTimeout
 
 _LAST_CALL_SECONDS = 0.3
-_WISHES = frozenset({b"connection", b"upgrade", b"http2-settings"})
+_LEAST_TAKEN = 65_536
+"""Bytes of its answers that a client who reads slowly takes within the time for an answer."""
+_NO_HEAD: dict[str, Any] = {"method": "-", "path": "/", "raw_path": b"/", "query_string": b""}
+"""What is said of a request whose head did not come."""
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class BoundedProtocol(ReadingProtocol):
     """uvicorn's protocol, with bounds, and with problems for what is not even a request."""
 
     def __init__(
@@ -39,116 +32,150 @@ class BoundedProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.keeper: Connections = config.loaded_app.state.connections
         self.keeper.belong_to(config, server_state)
-        self._head_bytes = 0
-        self._is_deaf = False
+        self._at_work: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, unless there are too many."""
         super().connection_made(cast(asyncio.Transport, JoiningTransport(transport, self.loop)))
+        self.flow = HoldingFlow(self.transport)
         most = self.keeper.settings.max_connections
         if len(self.connections) > most:
             self.refuse(Overloaded(f"{most} connections are open. Try again soon."))
 
-    def data_received(self, data: bytes) -> None:
-        """Take what came, unless it makes the head of a request too large."""
-        if self._is_deaf or self.transport.is_closing():
-            return
-        self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-        except HttpParserUpgrade as upgrade:
-            self._go_on_as_before(data[upgrade.args[0] :])
-        except HttpParserError:
-            self.refuse(MalformedRequest("This is not HTTP. Send a request of HTTP/1.1."))
-        if self._has_head():
-            self._head_bytes = 0
-            return
-        self._head_bytes += len(data)
-        most = self.keeper.settings.max_header_bytes
-        if self._head_bytes > most and not self.transport.is_closing():
-            self.refuse(HeadersTooLarge(f"The head is over {most} bytes. Send fewer headers."))
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell all requests that nobody is there; uvicorn tells the last one."""
+        waiting = (cycle for cycle, _ in self.pipeline)
+        for cycle in filter(None, [self._at_work, *waiting]):
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        super().connection_lost(exc)
 
-    def _should_upgrade(self) -> bool:
-        """Begin no request that wishes for another protocol: see `_go_on_as_before`."""
-        return True
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Begin a request, whose turn it is; read on where it was the last that waited."""
+        self._at_work = cycle
+        if app is self.app:
+            fault = self.keeper.fault_of(cycle.scope)
+            if fault is not None:
+                self.keeper.count_refusal(fault)
+                app = self._refusing(cycle, fault)
+            elif cycle.waiting_for_100_continue:
+                app = _closing_unless_read(app, cycle)
+        super()._start_asgi_task(cycle, app)
+        if self.flow.is_held and not self.pipeline:
+            self.loop.call_soon(self.read_on)
 
-    def _go_on_as_before(self, rest: bytes) -> None:
-        """Take a request that wishes for another protocol, which it may, as one of HTTP/1.1.
-
-        The parser takes what follows such a head for that protocol's, so a body would be lost, or
-        be taken for a request. So it is begun anew, with the same head less the wish.
-        """
-        method = self.parser.get_method()
-        if method == b"CONNECT":
-            self.refuse(MalformedRequest("This is not a proxy. Ask for a path of this server's."))
+    def on_response_complete(self) -> None:
+        """Go on with the request that waits, if any; uvicorn would set a timer where none does."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
             return
-        closes = any(n == b"connection" and b"close" in v.lower() for n, v in self.headers)
-        headers = [
-            *(b"%s: %s\r\n" % item for item in self.headers if item[0] not in _WISHES),
-            b"connection: close\r\n" if closes else b"",
-        ]
-        version = self.parser.get_http_version().encode()
-        head = b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(headers))
-        self.parser = HttpRequestParser(self)
-        self.data_received(head + rest)
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
 
     def shutdown(self) -> None:
         """Close the connection, but let a request that is on its way arrive, and be answered."""
         self.loop.call_later(_LAST_CALL_SECONDS, super().shutdown)
 
-    def owed(self) -> Owed | None:
+    def debt(self) -> Debt | None:
         """What the client is to do next for its request to go on; None: nothing, or all is done."""
-        if self.transport.is_closing():
-            return Owed.READING
-        if not self._has_head():
-            return Owed.HEAD
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is None or cycle.response_complete:
-            return Owed.NEXT if self.timeout_keep_alive_task is None else None
-        return Owed.BODY if cycle.more_body else None
-
-    def _has_head(self) -> bool:
-        """Whether the head of the request that began last is there, as a whole."""
-        return "method" in self._scope()
-
-    def _scope(self) -> dict[str, Any]:
-        """The ASGI scope of the request that began last; empty before the first."""
-        return cast(dict[str, Any], self.scope or {})
+        if self.transport.is_closing() or self.flow.write_paused:
+            left = self.transport.get_write_buffer_size() // _LEAST_TAKEN
+            return Debt(Owed.READING, progress=(self.flow.times_drained, left))
+        if self.flow.read_paused or self.is_deaf:
+            return None
+        cycle: RequestResponseCycle = self.cycle
+        if "method" not in (self.scope or {}):
+            return Debt(Owed.HEAD, self.scope)
+        if cycle.response_complete:
+            return Debt(Owed.NEXT, self.scope)
+        return Debt(Owed.BODY, cycle) if cycle.more_body else None
 
     def expire(self, owed: Owed) -> None:
         """End a connection whose client has not done in time what it owed."""
-        settings = self.keeper.settings
-        scope = self._scope()
-        if owed is Owed.READING or BODY_EXPIRED in scope:
+        if owed is Owed.READING:
             self.transport.abort()
-        elif owed is Owed.NEXT:
-            self.transport.close()
         elif owed is Owed.BODY:
-            scope[BODY_EXPIRED] = True
-            self.cycle.message_event.set()
-        elif not scope:
-            self.transport.close()  # it never began a request, so it waits for no answer
+            self.refuse(late_body())
+        elif owed is Owed.NEXT or self.scope is None:  # no request was begun, so no answer is due
+            self.transport.close()
         else:
-            seconds = f"{settings.header_timeout:g} s"
+            seconds = f"{self.keeper.settings.header_timeout:g} s"
             self.refuse(RequestTimeout(f"The head was not there in {seconds}. Send it faster."))
 
     def refuse(self, problem: Problem) -> None:
-        """Answer with a problem, beside the application, and close the connection.
+        """Answer with a problem in place of what is being read, when its turn comes, and close.
 
-        A request that came before, as a whole, gets its own answer instead.
+        An answer that has begun ends as it would have; what has come as a whole is answered, too.
         """
-        self.keeper.count_refusal(problem)
-        self._is_deaf = True
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and not cycle.more_body and not cycle.response_complete:
-            cycle.keep_alive = False
+        if self.is_deaf:
             return
-        response = problem_response(problem, {"path": self._scope().get("path", "/")})
-        headers = {**dict(response.raw_headers), b"connection": b"close"}
-        lines = [b"%s: %s\r\n" % item for item in headers.items()]
-        self.transport.write(
-            b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", bytes(response.body)])
+        self.is_deaf = True
+        self.keeper.count_refusal(problem)
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None or cycle.scope is not self.scope:
+            self._begin_refusal(problem)
+        elif cycle.response_complete:
+            self.transport.close()
+        else:
+            cycle.keep_alive = False
+            if cycle.more_body and not cycle.response_started:
+                self._refuse_body_of(cycle, problem)
+
+    def _begin_refusal(self, problem: Problem) -> None:
+        """Make a request of what is none, for it to be answered in its turn."""
+        if self.scope is None:
+            self.on_message_begin()
+        self.scope = cast(Any, _NO_HEAD | self.scope)
+        before: RequestResponseCycle | None = self.cycle
+        self.cycle = RequestResponseCycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=False,
+            on_response=self.on_response_complete,
         )
-        self.transport.close()
+        app = self._refusing(self.cycle, problem)
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, app)
+        else:
+            self.pipeline.appendleft((self.cycle, app))
+
+    def _refuse_body_of(self, cycle: RequestResponseCycle, problem: Problem) -> None:
+        app = self._refusing(cycle, problem)
+        if self.pipeline:
+            self.pipeline[0] = (cycle, app)  # the application has not seen it yet
+        else:
+            cycle.message_event.set()  # it finds the problem where it reads
+
+    def _refusing(self, cycle: RequestResponseCycle, problem: Problem) -> Any:
+        """The application that answers a request with a problem."""
+        cycle.keep_alive = False
+        cast(dict[str, Any], cycle.scope)[REFUSAL] = problem
+        return self.keeper.answer_refusal
+
+
+def _closing_unless_read(app: Any, cycle: RequestResponseCycle) -> ASGIApp:
+    """The application, for a request whose client waits to be told to send its body.
+
+    Answered before that, the client may send it or not, so nobody knows where its next request
+    begins.
+    """
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_last(message: Message) -> None:
+            if cycle.waiting_for_100_continue:
+                cycle.keep_alive = False
+            await send(message)
+
+        await app(scope, receive, send_last)
+
+    return run

@@ -1,7 +1,9 @@
-"""A client's transport, with less to do for each answer."""
+"""A client's transport: what is written leaves together, and what is read can be held up."""
 
 import asyncio
 from typing import Any
+
+from uvicorn.protocols.http.flow_control import FlowControl
 
 
 class JoiningTransport:
@@ -39,3 +41,22 @@ class JoiningTransport:
         if self._kept and not self.is_closing():
             kept, self._kept = self._kept, b""
             self._transport.write(kept)
+
+
+class HoldingFlow(FlowControl):
+    """uvicorn's flow control; while `is_held`, nothing that uvicorn does makes it read on."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__(transport)
+        self.is_held = False
+        self.times_drained = 0
+
+    def resume_writing(self) -> None:
+        """Write on: the client has read what filled the buffer."""
+        self.times_drained += 1
+        super().resume_writing()
+
+    def resume_reading(self) -> None:
+        """Read on, unless reading is held."""
+        if self.read_paused and not self.is_held:
+            super().resume_reading()

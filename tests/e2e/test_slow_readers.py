@@ -1,0 +1,91 @@
+"""Clients who ask and do not read what they are told."""
+
+import re
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+from tests.e2e.raw import GET, Raw
+from tests.e2e.service import Service, poll_until, serving
+
+SECONDS = 1.0
+"""What the service waits for a reader."""
+ASSET = b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture
+def impatient(database: URL, data_dir: Path, tmp_path: Path) -> Iterator[Service]:
+    folder = tmp_path / "impatient"
+    folder.mkdir()
+    with serving(folder, database, data_dir=data_dir, request_timeout=SECONDS) as service:
+        yield service
+
+
+@contextmanager
+def reluctant(service: Service) -> Iterator[Raw]:
+    """A connection whose client has room for little."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        connection.connect(("127.0.0.1", service.port))
+        yield Raw(connection)
+
+
+def is_established(service: Service, raw: Raw) -> bool:
+    """Whether the service still has its end of this connection open."""
+    table = Path("/proc/net/tcp")
+    if not table.exists():
+        pytest.skip("the state of a connection is read from /proc")
+    ports = (service.port, raw.connection.getsockname()[1])
+    pattern = r":{:04X} [0-9A-F]+:{:04X} 01 ".format(*ports)
+    return re.search(pattern, table.read_text()) is not None
+
+
+def get(path: str) -> bytes:
+    return GET.replace(b"/livez", path.encode())
+
+
+def ask_and_do_not_read(raw: Raw, request: bytes) -> None:
+    """Send the request more often than there is room for the answers, or until nobody reads it."""
+    raw.connection.settimeout(0.5)
+    with suppress(TimeoutError):
+        for _ in range(600):
+            raw.send(request * 100)
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/livez", "/nowhere"])
+def test_a_connection_whose_answers_nobody_reads_is_ended(impatient: Service, path: str) -> None:
+    with reluctant(impatient) as raw:
+        ask_and_do_not_read(raw, get(path))
+        poll_until(lambda: not is_established(impatient, raw), "the connection is ended")
+    assert "Traceback" not in impatient.errors
+    assert "exception" not in impatient.errors
+
+
+def test_who_reads_slowly_but_reads_gets_everything(impatient: Service) -> None:
+    """For longer than an answer may take: what counts is that something is read."""
+    with reluctant(impatient) as raw:
+        raw.send(ASSET * 3)
+        began = time.monotonic()
+        for _ in range(3):
+            answer = raw.answer(pause=0.04)
+            assert answer.status == 200
+    assert time.monotonic() - began > 2 * SECONDS
+
+
+def test_the_process_ends_although_somebody_does_not_read(
+    database: URL, data_dir: Path, folder: Path
+) -> None:
+    with (
+        serving(folder, database, data_dir=data_dir, request_timeout=600) as service,
+        reluctant(service) as raw,
+    ):
+        ask_and_do_not_read(raw, get("/openapi.json"))
+        for _ in range(2):
+            service.process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        assert service.wait() == 0

@@ -1,0 +1,307 @@
+"""What one connection may send, on the real protocol over a transport in memory."""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from starlette.types import Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from iris_api.api.limits import REFUSAL
+from iris_api.connections import BoundedProtocol, Connections
+from iris_api.observability.metrics import Metrics
+from iris_api.settings import Settings
+
+MOST_HEADER_BYTES = 4096
+GET = b"GET /%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST /%d HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+ANSWER_HEAD = re.compile(rb"HTTP/1.1 (\d+) .*?content-length: (\d+).*?\r\n\r\n", re.DOTALL)
+
+
+class Application:
+    """Answers each request with its path, when the test lets it, having read the body or not."""
+
+    def __init__(self, connections: Connections) -> None:
+        self.state = SimpleNamespace(connections=connections)
+        self.scopes: list[Scope] = []
+        self.bodies: list[bytes] = []
+        self.reads = True
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
+        self.begins_at_once = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scopes.append(scope)
+        body = await self._read(receive) if self.reads else b""
+        status = scope[REFUSAL].status if REFUSAL in scope and self.reads else 200
+        content = scope["path"].encode()
+        headers = [(b"content-length", b"%d" % len(content))]
+        start = {"type": "http.response.start", "status": status, "headers": headers}
+        if self.begins_at_once:
+            await send(start)
+        await self.goes_on.wait()
+        self.bodies.append(body)
+        if not self.begins_at_once:
+            await send(start)
+        await send({"type": "http.response.body", "body": content})
+
+    async def _read(self, receive: Receive) -> bytes:
+        body, more = b"", True
+        while more and REFUSAL not in self.scopes[-1]:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        return body
+
+
+class Transport(asyncio.Transport):
+    """A client in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received = b""  # but for what has been taken for answers
+        self.answers: list[tuple[int, str]] = []
+        self.late_words = b""
+        self.is_closed = False
+        self.is_paused = False
+
+    def write(self, data: Any) -> None:
+        if self.is_closed:
+            self.late_words += data
+        self.received += data
+        while match := ANSWER_HEAD.match(self.received):
+            end = match.end() + int(match[2])
+            if len(self.received) < end:
+                break
+            self.answers.append((int(match[1]), self.received[match.end() : end].decode()))
+            self.received = self.received[end:]
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return {"sockname": ("127.0.0.1", 80), "peername": ("127.0.0.1", 1024)}.get(name, default)
+
+
+class Connection:
+    """A connection to the application."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.app = Application(Connections(settings, Metrics()))
+        config = Config(self.app, ws="none", log_config=None, access_log=False, proxy_headers=False)
+        config.load()
+        self.transport = Transport()
+        loop = asyncio.get_running_loop()
+        self.protocol = BoundedProtocol(config, ServerState(), {}, loop)
+        self.protocol.connection_made(self.transport)
+
+    def send(self, *parts: bytes) -> None:
+        """As a client whom nobody tells to wait, but that the socket does."""
+        for part in parts:
+            assert not self.transport.is_paused
+            self.protocol.data_received(part)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():
+                await asyncio.sleep(0)
+
+    async def answers(self, count: int) -> list[tuple[int, str]]:
+        """The statuses and bodies of so many answers, and of no more."""
+        found = self.transport.answers
+        await self.until(lambda: len(found) >= count)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert (len(found), self.transport.received) == (count, b"")
+        assert self.transport.late_words == b""
+        return found
+
+
+@pytest.fixture
+async def connection() -> Connection:
+    return Connection(Settings(max_header_bytes=MOST_HEADER_BYTES))
+
+
+def slug_of(body: str) -> str:
+    kind: str = json.loads(body)["type"]
+    return kind.rpartition(":")[2]
+
+
+async def test_few_requests_of_a_connection_wait_however_many_it_sends(
+    connection: Connection,
+) -> None:
+    count = 8000
+    connection.app.goes_on.clear()
+    connection.send(b"".join(GET % number for number in range(count)))
+    assert len(connection.protocol.pipeline) <= 20
+    assert connection.transport.is_paused
+    connection.app.goes_on.set()
+    assert await connection.answers(count) == [(200, f"/{number}") for number in range(count)]
+    assert not connection.transport.is_paused
+    connection.send(GET % count)
+    assert (await connection.answers(count + 1))[-1] == (200, f"/{count}")
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 1500, 5000])
+async def test_what_is_read_is_the_same_in_pieces_of_any_size(
+    connection: Connection, size: int
+) -> None:
+    body = b"a\r\n\r\nb" * 300
+    request = POST % 1 + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    chunks = b"%x;a=b\r\n%s\r\n" % (len(body), body)
+    sent = request * 3 + CHUNKED % 2 + chunks * 2 + b"0\r\nX: y\r\n\r\n" + GET % 3
+    for begin in range(0, len(sent), size):
+        await connection.until(lambda: not connection.transport.is_paused)
+        connection.send(sent[begin : begin + size])
+    answers = await connection.answers(5)
+    assert answers == [(200, "/1")] * 3 + [(200, "/2"), (200, "/3")]
+    assert connection.app.bodies == [body] * 3 + [body * 2, b""]
+
+
+async def test_any_number_of_requests_may_wish_for_another_protocol(
+    connection: Connection,
+) -> None:
+    count = 4000
+    wish = b"GET /%d HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+    connection.send(b"".join(wish % number for number in range(count)))
+    assert await connection.answers(count) == [(200, f"/{number}") for number in range(count)]
+
+
+async def test_fields_behind_a_body_are_not_the_heads(connection: Connection) -> None:
+    connection.send(CHUNKED % 1, b"1\r\na\r\n0\r\nAuthorization: Bearer x\r\nHost: b\r\n\r\n")
+    connection.send(GET % 2)
+    assert await connection.answers(2) == [(200, "/1"), (200, "/2")]
+    names = [[name for name, _ in scope["headers"]] for scope in connection.app.scopes]
+    assert names == [[b"host", b"transfer-encoding"], [b"host"]]
+
+
+ENDLESS = {
+    "trailers": (b"0\r\n", b"x: y\r\n"),
+    "one trailer": (b"0\r\nx: ", b"y" * 64),
+    "the extension of a chunk": (b"1;", b"a" * 64),
+    "extensions of chunks": (b"", b"1;" + b"a" * 64 + b"\r\na\r\n"),
+    "zeros of a chunk's size": (b"", b"0" * 64),
+}
+
+
+@pytest.mark.parametrize(("begin", "unit"), ENDLESS.values(), ids=ENDLESS)
+async def test_what_comes_beside_a_body_has_a_bound(
+    connection: Connection, begin: bytes, unit: bytes
+) -> None:
+    connection.send(CHUNKED % 1, begin)
+    sent = 0
+    while not connection.transport.is_closed and sent < 10 * MOST_HEADER_BYTES:
+        connection.send(unit)
+        sent += len(unit)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert sent < 3 * MOST_HEADER_BYTES
+    [(status, _)] = await connection.answers(1)
+    assert status in {400, 431}  # a size of so many digits is none
+    assert connection.transport.is_closed
+
+
+@pytest.mark.parametrize("size", [1, 16, 100, 65_536])
+async def test_a_body_may_come_in_chunks_of_any_size(connection: Connection, size: int) -> None:
+    count = 200_000 // size
+    connection.send(CHUNKED % 1)
+    for _ in range(count):
+        connection.send(b"%x\r\n%s\r\n" % (size, b"a" * size))
+        await asyncio.sleep(0)
+    connection.send(b"0\r\n\r\n")
+    assert await connection.answers(1) == [(200, "/1")]
+    assert connection.app.bodies == [b"a" * size * count]
+
+
+async def test_a_head_is_too_large_in_one_piece_as_well(connection: Connection) -> None:
+    connection.send(GET[:-2] % 1 + b"x: " + b"y" * MOST_HEADER_BYTES + b"\r\n\r\n")
+    [(status, body)] = await connection.answers(1)
+    assert (status, slug_of(body)) == (431, "headers-too-large")
+    assert connection.app.scopes == []
+    assert connection.transport.is_closed
+
+
+async def test_a_head_that_fits_does_whatever_comes_before_and_behind_it(
+    connection: Connection,
+) -> None:
+    large = b"x: " + b"y" * (MOST_HEADER_BYTES - 200) + b"\r\n\r\n"
+    body = b"a" * 900
+    head = POST + b"Content-Length: 900\r\n" + large
+    connection.send((head % 1 + body) * 3 + (GET % 2)[:9])
+    await connection.until(lambda: not connection.transport.is_paused)
+    connection.send((GET % 2)[9:])
+    assert await connection.answers(4) == [(200, "/1")] * 3 + [(200, "/2")]
+
+
+async def test_what_is_refused_is_answered_in_its_turn(connection: Connection) -> None:
+    connection.app.goes_on.clear()
+    connection.send(GET % 1 + GET % 2 + CHUNKED % 3 + b"ZZ\r\n")
+    await asyncio.sleep(0)
+    assert connection.transport.received == b""
+    connection.app.goes_on.set()
+    *others, (status, body) = await connection.answers(3)
+    assert others == [(200, "/1"), (200, "/2")]
+    assert (status, slug_of(body)) == (400, "malformed-request")
+    assert connection.transport.is_closed
+
+
+async def test_a_refusal_waits_for_what_came_before_it(connection: Connection) -> None:
+    connection.app.goes_on.clear()
+    connection.send(GET % 1 + GET % 2 + b"\0\0")
+    connection.app.goes_on.set()
+    *others, (status, _) = await connection.answers(3)
+    assert (others, status) == ([(200, "/1"), (200, "/2")], 400)
+    assert connection.transport.is_closed
+
+
+async def test_a_refusal_is_not_mixed_with_an_answer_that_has_begun(
+    connection: Connection,
+) -> None:
+    app = connection.app
+    app.reads, app.begins_at_once = False, True
+    app.goes_on.clear()
+    connection.send(CHUNKED.replace(b"POST", b"GET") % 1)
+    await connection.until(lambda: connection.transport.received != b"")
+    connection.send(b"ZZ\r\n", GET % 2)
+    app.goes_on.set()
+    assert await connection.answers(1) == [(200, "/1")]
+    assert connection.transport.is_closed
+
+
+async def test_a_body_that_breaks_off_is_told_to_who_reads_it(connection: Connection) -> None:
+    connection.send(CHUNKED % 1, b"1\r\na\r\n")
+    await connection.until(lambda: connection.app.scopes != [])
+    connection.send(b"ZZ\r\n")
+    problem = connection.app.scopes[0][REFUSAL]
+    assert problem.slug == "malformed-request"
+    connection.protocol.connection_lost(None)
+    await connection.until(lambda: connection.app.bodies != [])
+
+
+async def test_all_who_wait_are_told_that_the_client_has_left(connection: Connection) -> None:
+    connection.app.goes_on.clear()
+    connection.send(GET % 1 + GET % 2 + GET % 3)
+    await connection.until(lambda: connection.app.scopes != [])
+    connection.transport.is_closed = True
+    connection.protocol.connection_lost(OSError())
+    connection.app.goes_on.set()
+    await connection.until(lambda: connection.app.bodies != [])
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(connection.app.scopes) == 1
+    assert connection.transport.late_words == b""
