@@ -1,7 +1,8 @@
 """The application: its parts put together."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import structlog
@@ -34,6 +35,7 @@ from iris_api.settings import Settings
 from iris_api.tasks import in_background
 
 _IN_USE = "iris_in_use"
+_SECONDS_TO_TAKE_LEAVE = 1.0
 log = structlog.get_logger("iris_api")
 
 
@@ -95,7 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
                 await model.engine.aclose()
             await recorder.aclose()
             await keyring.aclose()
-            await engine.dispose()
+            await _take_leave(engine)
 
     app = IrisApi(
         title="Iris API",
@@ -124,6 +126,17 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(LimitsMiddleware, limits=limits)
     app.add_middleware(ObservabilityMiddleware, metrics=metrics, render_failure=failure_response)
     return app
+
+
+async def _take_leave(engine: AsyncEngine) -> None:
+    """Close the pool's connections, for as long as that may take.
+
+    SQLAlchemy does so one after the other, and waits up to 4 s for each where PostgreSQL is frozen.
+    PostgreSQL needs no farewell: the process's end closes them as well.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_SECONDS_TO_TAKE_LEAVE):
+            await engine.dispose()
 
 
 def _rate_limiter(settings: Settings) -> RateLimiter | None:

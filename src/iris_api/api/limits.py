@@ -68,7 +68,8 @@ class Limits:
             for task, request in self.requests.items():
                 if request.began > latest:
                     break
-                if not request.is_overdue:
+                # An answer that has begun waits for its reader alone, whom the server bounds.
+                if not request.is_overdue and not request.has_begun_answer:
                     request.is_overdue = True
                     task.cancel()
 
@@ -99,11 +100,11 @@ class LimitsMiddleware:
         try:
             await self._run(request, scope, receive, send)
         except asyncio.CancelledError as error:
-            if not request.is_overdue or request.has_begun_answer:
+            if request.has_begun_answer:
                 raise
             task.uncancel()
             may_be_stored = isinstance(error, CancelledWhileStoring)
-            problem = self._overdue(request, may_be_stored=may_be_stored)
+            problem = self._broken_off(request, may_be_stored=may_be_stored)
             await problem_response(problem, scope)(scope, receive, send)
         finally:
             del self.limits.requests[task]
@@ -149,13 +150,16 @@ class LimitsMiddleware:
 
         await self.app(scope, bounded_receive, noticing_send)
 
-    def _overdue(self, request: _Request, *, may_be_stored: bool) -> Problem:
-        reason = f"The answer took over {self.settings.request_timeout:g} s."
+    def _broken_off(self, request: _Request, *, may_be_stored: bool) -> Problem:
+        """The problem of a request that was cancelled: it was overdue, or the server stops."""
+        late = f"The answer took over {self.settings.request_timeout:g} s."
+        reason = late if request.is_overdue else "The service is stopping."
         if may_be_stored:
             return OutcomeUnknown(reason)
-        if request.is_reading:
+        if request.is_overdue and request.is_reading:
             return late_body()
-        return DeadlineExceeded(f"{reason} Nothing was stored. Try again soon.")
+        headers = {} if request.is_overdue else {"Connection": "close"}
+        return DeadlineExceeded(f"{reason} Nothing was stored. Try again soon.", headers=headers)
 
 
 def late_body() -> RequestTimeout:

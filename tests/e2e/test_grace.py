@@ -1,0 +1,66 @@
+"""What is not done when the grace period ends."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+from tests.e2e.raw import GET, connected, predict
+from tests.e2e.rows import HeldUp
+from tests.e2e.service import Service, poll_until, serving
+from tests.e2e.test_stopping import LONG, assert_ends
+from tests.integration.support import fetch
+from tests.proxy import Proxy
+
+PATIENT = {f"{wait}_timeout": LONG for wait in ("request", "database_command", "database_lock")}
+GET_ALL = GET.replace(b"/livez", b"/predictions")
+
+
+@pytest.mark.parametrize(
+    ("asked", "mode", "slug", "told"),
+    [
+        (predict(), "SHARE", "outcome-unknown", "Idempotency-Key"),
+        (GET_ALL, "ACCESS EXCLUSIVE", "deadline-exceeded", "Nothing was stored"),
+    ],
+)
+def test_a_request_is_told_what_became_of_it(
+    folder: Path, database: URL, data_dir: Path, asked: bytes, mode: str, slug: str, told: str
+) -> None:
+    with (
+        serving(
+            folder, database, data_dir=data_dir, shutdown_delay=0, shutdown_timeout=1, **PATIENT
+        ) as service,
+        connected(service) as raw,
+        HeldUp(database, 4, mode),
+    ):
+        raw.send(asked)
+        poll_until(lambda: is_blocked(database), "the request waits for the lock")
+        service.process.send_signal(signal.SIGTERM)
+        detail = raw.refusal(503, slug)["detail"]
+        assert "The service is stopping" in detail
+        assert told in detail
+        assert_ends(service, 4)
+
+
+def is_blocked(database: URL) -> bool:
+    return fetch(database, "SELECT count(*) FROM pg_locks WHERE NOT granted") != [(0,)]
+
+
+async def test_a_database_that_says_nothing_does_not_hold_up_the_end(
+    folder: Path, database: URL, data_dir: Path
+) -> None:
+    async with Proxy.before(database) as proxy:
+        url = proxy.url.render_as_string(hide_password=False)
+        service = Service.start(
+            folder, database_url=url, data_dir=data_dir, shutdown_delay=0, shutdown_timeout=1
+        )
+        try:
+            await asyncio.to_thread(service.until_ready)
+            async with service.client() as client:  # each leaves a connection in the pool
+                await asyncio.gather(*(client.get("/predictions") for _ in range(8)))
+            proxy.swallow()
+            service.process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(assert_ends, service, 1)
+        finally:
+            service.clean_up()
