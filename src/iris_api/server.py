@@ -149,6 +149,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        headers=[("X-Content-Type-Options", "nosniff")],  # an answer is what its type says
         proxy_headers=False,  # nothing in an answer depends on the client's address or scheme
         backlog=_BACKLOG,
         timeout_keep_alive=settings.keep_alive_timeout,

@@ -11,7 +11,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from iris_api.api.problems import ProblemDetails
 
@@ -22,7 +22,6 @@ Every error is `application/problem+json` (RFC 9457)."""
 
 
 _PAGE_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -30,11 +29,15 @@ _PAGE_HEADERS = {
 
 
 class _Assets(StaticFiles):
-    """Files that a browser takes for what their type says, and for nothing else."""
+    """Files that are sent as a whole, for a part of one is of no use to a page."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [header for header in scope["headers"] if header[0] != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        response.headers["X-Content-Type-Options"] = _PAGE_HEADERS["X-Content-Type-Options"]
+        response.headers["Accept-Ranges"] = "none"
         return response
 
 
