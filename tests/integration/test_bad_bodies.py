@@ -87,9 +87,9 @@ BODIES = {
     "a lone surrogate in UTF-8": Body(b'{"sepal_length": "\xed\xa0\x80"}'),
     "a lone surrogate": Body(flower(sepal_length=r'"\ud800"').encode()),
     "a name of a lone surrogate": Body(flower(**{r"\ud800": "1"}).encode()),
-    "lists, 100,000 deep": Body(b"[" * 100_000),
-    "objects, 100,000 deep": Body(b'{"items":' * 100_000),
-    "whole, 100,000 deep": Body(b"[" * 100_000 + b"]" * 100_000),
+    "lists, 50,000 deep": Body(b"[" * 50_000),
+    "objects, 50,000 deep": Body(b'{"items":' * 50_000),
+    "whole, 50,000 deep": Body(b"[" * 50_000 + b"]" * 50_000),
     "a number of 10,000 digits": Body(flower(sepal_length="9" * 10_000).encode()),
     "empty": Body(b""),
     "null": Body(b"null", 422, "body"),
@@ -112,6 +112,44 @@ async def test_a_body_that_does_not_fit_is_refused(
     assert "secret" not in response.text
     assert len(response.content) < 10_000
     assert await count_rows(shared_connection) == 0
+
+
+UNKNOWN = [f"x{number}" for number in range(50_000)]
+WRONG_ITEM = dict.fromkeys("abcd", 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "count", "first"),
+    [
+        ("/predict", SETOSA | dict.fromkeys(UNKNOWN, 0), 50_000, "x0"),
+        ("/predict/batch", {"items": [WRONG_ITEM] * 10_000}, 80_000, "items[0].sepal_length"),
+    ],
+)
+async def test_very_many_fields_at_fault_are_counted_and_the_first_are_named(
+    shared_client: AsyncClient, path: str, body: dict[str, object], count: int, first: str
+) -> None:
+    response = await shared_client.post(path, json=body)
+    told = assert_problem(response, 422, "invalid-request", field=first)
+    assert told["detail"].endswith(f"; and {count - 5} more")
+    assert len(told["errors"]) == 100
+
+
+VALUES = {
+    "lists": b'{"a": [[]' + b",[]" * 1_000_000 + b"]}",
+    "objects": b'{"items": [{}' + b",{}" * 1_000_000 + b"]}",
+    "names": b'{"a": 0' + b',"a": 0' * 100_000 + b"}",
+    "deep ones": b"[" + (b"[" * 100 + b"]" * 100 + b",") * 1000 + b"0]",
+}
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+@pytest.mark.parametrize("content", VALUES.values(), ids=VALUES)
+async def test_a_body_of_very_many_values_is_refused_unparsed(
+    shared_client: AsyncClient, path: str, content: bytes
+) -> None:
+    response = await shared_client.post(path, content=content, headers={"Content-Type": JSON})
+    body = assert_problem(response, 422, "invalid-request", field="body")
+    assert [error["code"] for error in body["errors"]] == ["too_many_values"]
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])

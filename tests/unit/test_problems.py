@@ -62,6 +62,14 @@ def test_each_field_at_fault_is_named_where_it_is() -> None:
     assert problem.detail.startswith("items[3].sepal_length: Input should be a valid number; ")
 
 
+def test_of_very_many_fields_at_fault_only_the_first_are_looked_at() -> None:
+    """To look at each would hold up all other requests."""
+    errors: list[Mapping[str, Any]] = [*list(at("body", "first")) * 100, *[{}] * 900]
+    for problem in (problem_of_validation(errors), problem_of_validation(errors[:100], count=1000)):
+        assert [error.field for error in problem.errors] == ["first"] * 100
+        assert problem.detail.endswith("; and 995 more")
+
+
 @pytest.mark.parametrize("location", LOCATIONS)
 def test_a_field_may_be_anywhere_in_a_request(location: str) -> None:
     [error] = problem_of_validation(at(location, "limit")).errors

@@ -17,12 +17,15 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from iris_api.api.problems import (
+    MAX_ERRORS,
     problem_of_http_exception,
     problem_of_validation,
     problem_response,
 )
-from iris_api.errors import Problem, UnsupportedMediaType
+from iris_api.errors import FieldError, InvalidRequest, Problem, UnsupportedMediaType
 
+_MOST_VALUES = 60_000
+"""JSON values in a body: pydantic makes an object of each, and all of them hold up the loop."""
 _OTHER_JSON = re.compile(rb"application/[a-z0-9!#$&^_.+-]+\+json")
 _SPECIAL = (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction)
 
@@ -66,13 +69,15 @@ class DirectRoute(APIRoute):
         await response(scope, receive, send)
 
     def _parse(self, body: bytes) -> Any:
+        if len(body) > _MOST_VALUES and _count_values(body) > _MOST_VALUES:
+            detail = f"At most {_MOST_VALUES:,} values; 10,000 flowers are 50,001"
+            raise InvalidRequest([FieldError("body", "body", "too_many_values", detail)])
         try:
             return self._validate_json(body)
         except ValidationError as error:
             details = error.errors(include_url=False, include_context=False, include_input=False)
-            raise problem_of_validation(
-                [{**detail, "loc": ("body", *detail["loc"])} for detail in details]
-            ) from None
+            first = [{**one, "loc": ("body", *one["loc"])} for one in details[:MAX_ERRORS]]
+            raise problem_of_validation(first, count=error.error_count()) from None
 
 
 class DirectMiddleware:
@@ -146,6 +151,11 @@ def _require_json(headers: Iterable[tuple[bytes, bytes]]) -> None:
             raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
     if media_type != b"application/json" and not _OTHER_JSON.fullmatch(media_type):
         raise UnsupportedMediaType("Send JSON, with the header Content-Type: application/json.")
+
+
+def _count_values(body: bytes) -> int:
+    """How many values there are in JSON, but for the last one; more where texts have commas."""
+    return sum(map(body.count, (b",", b"[", b"{")))
 
 
 async def _read_body(receive: Receive) -> bytes | None:

@@ -24,7 +24,8 @@ from iris_api.errors import (
 from iris_api.observability.logging import request_id_of_context
 
 MEDIA_TYPE = "application/problem+json"
-_MAX_ERRORS = 100
+MAX_ERRORS = 100
+"""Fields at fault that an answer names at most; to render all of 80,000 takes half a second."""
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
 
@@ -63,7 +64,7 @@ def problem_response(problem: Problem, scope: Scope) -> Response:
     if problem.errors:
         body["errors"] = [
             {"in": e.location, "field": e.field, "code": e.code, "detail": e.detail}
-            for e in problem.errors[:_MAX_ERRORS]
+            for e in problem.errors[:MAX_ERRORS]
         ]
     # ASCII, for a path or a name may hold a lone surrogate, which UTF-8 cannot.
     content = json.dumps(body, ensure_ascii=True).encode("ascii")
@@ -98,12 +99,18 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, on_http_exception)
 
 
-def problem_of_validation(errors: Sequence[Mapping[str, Any]]) -> Problem:
-    """The problem for pydantic's errors. ``input`` and ``ctx`` stay out of it: they echo."""
-    for error in errors:
+def problem_of_validation(
+    errors: Sequence[Mapping[str, Any]], *, count: int | None = None
+) -> Problem:
+    """The problem for pydantic's errors, which may be only the first of so many.
+
+    ``input`` and ``ctx`` stay out of it: they echo.
+    """
+    first = errors[:MAX_ERRORS]
+    for error in first:
         if error["type"] == "json_invalid":
             return MalformedBody(f"{error['msg']}. Send one JSON value, in UTF-8.")
-    return InvalidRequest([_field_error(error) for error in errors])
+    return InvalidRequest([_field_error(error) for error in first], count=count or len(errors))
 
 
 def _field_error(error: Mapping[str, Any]) -> FieldError:
