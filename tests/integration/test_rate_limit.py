@@ -88,7 +88,7 @@ async def test_errors_count_and_tell_what_is_left_as_well(limited: Settings) -> 
 
 async def test_probes_and_the_documentation_are_never_limited(limited: Settings) -> None:
     async with running(limited) as client:
-        for path in ("/livez", "/readyz", "/openapi.json", "/docs"):
+        for path in ("/livez", "/readyz", "/metrics", "/openapi.json", "/docs"):
             for _ in range(QUOTA + 1):
                 response = await client.get(path)
                 assert response.status_code == 200

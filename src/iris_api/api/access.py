@@ -8,6 +8,7 @@ from starlette._utils import get_route_path
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from iris_api.api.limits import NEVER_REFUSED
 from iris_api.api.problems import problem_response
 from iris_api.api.rate_limit import RateLimiter
 from iris_api.api.resources import Resources
@@ -59,12 +60,13 @@ class AccessMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application for a caller who may ask; answer with a problem otherwise."""
-        if scope["type"] != "http" or _is_open(get_route_path(scope)):
+        if scope["type"] != "http" or _is_open(path := get_route_path(scope)):
             await self.app(scope, receive, send)
             return
+        limiter = None if path in NEVER_REFUSED else self.limiter
         try:
             caller = await self._find_caller(scope)
-            limits = self.limiter.count(caller.client) if self.limiter else {}
+            limits = limiter.count(caller.client) if limiter else {}
         except Problem as problem:
             await problem_response(problem, scope)(scope, receive, send)
             return

@@ -30,7 +30,7 @@ should, and wakes ``receive``."""
 
 _WITHOUT_BODY = frozenset({HTTPMethod.GET, HTTPMethod.HEAD, HTTPMethod.OPTIONS})
 """Methods whose body, should there be one, nobody reads, and which change nothing."""
-_NEVER_REFUSED = frozenset({"/livez", "/readyz", "/metrics"})
+NEVER_REFUSED = frozenset({"/livez", "/readyz", "/metrics"})
 """So that who runs the service can look at it just when it has too much to do."""
 _SECONDS_BETWEEN_LOOKS = 0.1
 _NO_ROOM = "Other requests' bodies take all the room. Try again soon."
@@ -87,7 +87,7 @@ class LimitsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application for one request, within the bounds."""
-        if scope["type"] != "http" or get_route_path(scope) in _NEVER_REFUSED:
+        if scope["type"] != "http" or get_route_path(scope) in NEVER_REFUSED:
             await self.app(scope, receive, send)
             return
         problem = self._refusal(scope)
