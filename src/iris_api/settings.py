@@ -1,9 +1,10 @@
 """Every knob of the service: one frozen object, read from the environment once."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from iris_api.errors import ConfigurationError
@@ -11,6 +12,7 @@ from iris_api.errors import ConfigurationError
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 LogFormat = Literal["auto", "console", "json"]
 Auth = Literal["off", "keys"]
+_ROOT_PATH = re.compile("(/[A-Za-z0-9._~-]+)*")
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -158,6 +160,13 @@ class Settings(BaseSettings):
     shutdown_timeout: int = Field(
         8, ge=1, description="Seconds that accepted requests then have to finish."
     )
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, value: str) -> str:
+        if not _ROOT_PATH.fullmatch(value):
+            raise ValueError("give segments such as `/iris`, with no slash at the end, or none")
+        return value
 
     @property
     def model_dir(self) -> Path:

@@ -13,6 +13,7 @@ WRONG = {
     "IRIS_MAX_WAIT": "-70007",
     "IRIS_DATABASE_GROUPS_IN_FLIGHT": "-70007",
     "IRIS_PORT": "70007",
+    "IRIS_ROOT_PATH": "n0t-this",
     "IRIS_WORKERS": "n0t-this",
     "IRIS_LOG_LEVEL": "n0t-this",
     "IRIS_LOG_FORMAT": "n0t-this",
@@ -113,3 +114,20 @@ def test_settings_do_not_show_the_password() -> None:
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_each_setting_says_what_it_is(name: str) -> None:
     assert Settings.model_fields[name].description
+
+
+@pytest.mark.parametrize("value", ["/", "/iris/", "iris", "//iris", "/iris//v1", "/iris?", "/ i"])
+def test_a_root_path_that_leads_nowhere_is_refused(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("IRIS_ROOT_PATH", value)
+    with pytest.raises(ConfigurationError, match=r"IRIS_ROOT_PATH: .*slash at the end"):
+        load_settings()
+
+
+@pytest.mark.parametrize("value", ["/iris", "/iris/v1.0", "/~a_b-c"])
+def test_a_root_path_has_any_number_of_segments(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("IRIS_ROOT_PATH", value)
+    assert load_settings().root_path == value
