@@ -123,10 +123,11 @@ def listen(settings: Settings) -> socket.socket:
                 "reaches this address may predict and read."
             )
         return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of a name that cannot be one
+        reason = getattr(error, "strerror", None) or "there is no such host"
         raise ConfigurationError(
-            f"{settings.host} port {settings.port} cannot be had: {error.strerror}. Stop what "
-            "listens there, or set IRIS_HOST and IRIS_PORT."
+            f"{settings.host} port {settings.port} cannot be had: {reason}. Stop what listens "
+            "there, or set IRIS_HOST and IRIS_PORT."
         ) from None
 
 

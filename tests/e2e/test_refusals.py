@@ -3,6 +3,7 @@
 import socket
 from pathlib import Path
 
+import pytest
 from sqlalchemy import URL
 from tests.e2e.conftest import Start
 from tests.e2e.service import assert_one_clear_sentence, run
@@ -16,6 +17,14 @@ def test_a_taken_port_is_named(start: Start, server_url: URL) -> None:
         assert service.wait() == 1
     assert_one_clear_sentence(service.errors, str(port), "IRIS_PORT")
     assert service.output == ""
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example", "nowhere.invalid"])
+def test_a_host_that_cannot_be_is_named(start: Start, server_url: URL, host: str) -> None:
+    url = server_url.render_as_string(hide_password=False)
+    service = start(host=host, database_url=url)
+    assert service.wait() == 1
+    assert_one_clear_sentence(service.errors, host, "IRIS_HOST")
 
 
 def test_each_malformed_setting_is_named_and_none_is_shown(folder: Path) -> None:
