@@ -83,6 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
             schema_check=SchemaCheck(),
             model=model,
             open_access=settings.auth != "keys",
+            root_path=settings.root_path,
             max_batch_items=settings.max_batch_items,
             max_page_items=settings.max_page_items,
             readiness_timeout=settings.readiness_timeout,

@@ -3,6 +3,7 @@ import joblib
 import pytest
 from httpx2 import AsyncClient
 from sklearn.datasets import load_iris
+from tests.integration.support import running
 
 from iris_api.inference import FEATURE_NAMES
 from iris_api.settings import Settings
@@ -23,6 +24,19 @@ async def test_a_prediction_is_answered_and_stored(
     assert {name: row[name] for name in SETOSA} == SETOSA
     assert row["prediction"] == answer["prediction"] == 0
     assert row["model_version"] == answer["model_version"]
+
+
+@pytest.mark.parametrize("asked", ["/predict", "/iris/predict"])
+async def test_links_lead_through_the_proxy(settings: Settings, asked: str) -> None:
+    """Whether it takes its own path away or not."""
+    async with running(settings.model_copy(update={"root_path": "/iris"})) as client:
+        for _ in range(2):
+            response = await client.post(asked, json=SETOSA)
+        location = response.headers["Content-Location"]
+        assert location == f"/iris/predictions/{response.json()['id']}"
+        assert (await client.get(location)).json() == {**response.json(), **SETOSA}
+        page = await client.get("/iris/predictions", params={"limit": 1})
+        assert page.headers["Link"].startswith("</iris/predictions?")
 
 
 async def test_the_iris_data_is_answered_as_scikit_learn_answers_it(

@@ -67,7 +67,7 @@ async def predict(
     row = features.as_row()
     answer = await resources.require_model().engine.predict(row)
     stored = await resources.recorder.record(NewPrediction.of(caller, row, answer, key))
-    response.headers["Content-Location"] = f"/predictions/{stored.id}"
+    response.headers["Content-Location"] = f"{resources.root_path}/predictions/{stored.id}"
     return _answer(answer, stored)
 
 

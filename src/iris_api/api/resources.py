@@ -38,6 +38,8 @@ class Resources:
     """The model, or why there is none; the service starts either way, and is not ready then."""
     open_access: bool
     """Whether requests need no API key."""
+    root_path: str
+    """What stands before the paths in an answer's links."""
     max_batch_items: int
     max_page_items: int
     readiness_timeout: float
