@@ -17,7 +17,7 @@ _MOST_WAITING = 16
 """Requests of one connection that wait behind the one at work."""
 _END_OF_HEAD = b"\r\n\r\n"
 _FEW_HEADS = 1024
-"""Bytes that hold so few heads that nobody counts them."""
+"""Bytes that hold so few heads, some 50, that they are parsed at once."""
 _FRAME_BYTES = 12
 """Those of a chunk that are not data: its size, and the ends of two lines."""
 
@@ -70,10 +70,10 @@ class ReadingProtocol(HttpToolsProtocol):
         self.data_received(held)
 
     def _parse(self, data: bytes, begin: int) -> int:
-        """Parse on from there, not past another head's end; return how many bytes are done with."""
+        """Parse on from there, to the end of a head; return how many bytes are done with."""
         piece: bytes | memoryview = data
         if begin or len(data) > _FEW_HEADS:
-            piece = memoryview(data)[begin : _end_of_head(data, begin)]
+            piece = memoryview(data)[begin : _end_of_head(data, begin + _FEW_HEADS)]
         taken = len(piece)
         self._loose_bytes += taken
         try:
@@ -139,6 +139,6 @@ class ReadingProtocol(HttpToolsProtocol):
 
 
 def _end_of_head(data: bytes, begin: int) -> int:
-    """Where the next head ends; the data's end where that is not known yet."""
-    end = data.find(_END_OF_HEAD, begin)
+    """Where the next head ends, from there on; the data's end where that is not known yet."""
+    end = data.find(_END_OF_HEAD, begin - len(_END_OF_HEAD))
     return len(data) if end < 0 else end + len(_END_OF_HEAD)
