@@ -99,7 +99,7 @@ class Raw:
 
     def _receive(self) -> None:
         data = self.connection.recv(65536)
-        assert data, f"the server closed the connection after {self._received!r}"
+        assert data, f"the server closed the connection after {self._received[:500]!r}"
         self._received += data
 
 
