@@ -283,6 +283,18 @@ async def test_a_refusal_is_not_mixed_with_an_answer_that_has_begun(
     assert connection.transport.is_closed
 
 
+async def test_a_body_that_breaks_off_behind_its_answer_ends_the_connection(
+    connection: Connection,
+) -> None:
+    connection.app.reads = False
+    connection.send(CHUNKED % 1)
+    await connection.until(lambda: connection.transport.answers != [])
+    assert not connection.transport.is_closed
+    connection.send(b"ZZ\r\n")
+    assert await connection.answers(1) == [(200, "/1")]
+    assert connection.transport.is_closed
+
+
 async def test_a_body_that_breaks_off_is_told_to_who_reads_it(connection: Connection) -> None:
     connection.send(CHUNKED % 1, b"1\r\na\r\n")
     await connection.until(lambda: connection.app.scopes != [])

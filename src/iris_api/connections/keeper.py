@@ -35,7 +35,7 @@ class Owed(Enum):
 
 
 class Debt(NamedTuple):
-    """What a client owes, and since when: as long as its next debts are the same one."""
+    """What a client owes. While it owes the same, its time runs."""
 
     owed: Owed
     subject: object = None
