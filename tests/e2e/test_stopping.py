@@ -15,7 +15,7 @@ from tests.e2e.conftest import Start
 from tests.e2e.raw import BODY, GET, HEAD, Raw, connected, predict
 from tests.e2e.service import Service, poll_until
 from tests.faults.processes import send
-from tests.faults.trial import workers_of
+from tests.faults.services import workers_of
 from tests.integration.support import fetch
 
 LONG = 60

@@ -1,6 +1,7 @@
 """Faults: real processes, real signals, a real PostgreSQL. `make faults`; not part of `make test`.
 
-``FAULTS_SCALE`` scales repetitions and durations.
+``FAULTS_SCALE`` scales repetitions and durations; ``FAULTS_PGBOUNCER=1`` puts a PgBouncer before
+PostgreSQL.
 """
 
 import signal
@@ -9,17 +10,28 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from tests.faults.pooling import POOLED
 from tests.faults.postgres import Postgres
 from tests.faults.report import Line, table
+from tests.faults.scale import SCALE
 from tests.faults.trial import Trial
 
 _lines: list[Line] = []
 
 
 class OpenTrial(Protocol):
-    """Begins a fault's trial, on a PostgreSQL of its own in ``where`` or in the test's folder."""
+    """Begins a fault's trial, on a PostgreSQL of its own in ``where`` or in the test's folder.
 
-    def __call__(self, fault: str, *options: str, where: Path | None = None) -> Trial: ...
+    ``unpooled`` says why there is no sense in a PgBouncer here.
+    """
+
+    def __call__(
+        self, fault: str, *options: str, where: Path | None = None, unpooled: str = ""
+    ) -> Trial: ...
+
+
+def pytest_report_header() -> str:
+    return f"Faults: at {SCALE:g} of their scale, {'through PgBouncer' if POOLED else 'direct'}"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,16 +54,24 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 def open_trial(cluster: Postgres, trained_model: Path, tmp_path: Path) -> Iterator[OpenTrial]:
     trials: list[Trial] = []
 
-    def open_trial(fault: str, *options: str, where: Path | None = None) -> Trial:
+    def open_trial(
+        fault: str, *options: str, where: Path | None = None, unpooled: str = ""
+    ) -> Trial:
+        if POOLED and unpooled:
+            pytest.skip(f"not through PgBouncer: {unpooled}")
         postgres = Postgres.copy_of(cluster, (where or tmp_path) / "postgres")
         trial = Trial(fault, postgres, tmp_path, trained_model, _lines)
         trials.append(trial)
         postgres.start(*options)
         return trial
 
-    yield open_trial
-    for trial in trials:
-        trial.clean_up()
+    try:
+        yield open_trial
+        for trial in trials:
+            trial.finish()
+    finally:
+        for trial in trials:
+            trial.clean_up()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

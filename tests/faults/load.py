@@ -1,121 +1,27 @@
-"""Clients over raw sockets: fast enough to be many, and exact about what they know."""
+"""Clients who ask, one or many, and journal what they are told."""
 
 import asyncio
-import json
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar, cast
+from typing import Self
 
-from tests.faults.journal import Journal, Outcome, Request
+from tests.faults.asking import ANYBODY, Caller, Outcome, Request
+from tests.faults.journal import Journal
+from tests.faults.wire import (
+    PATIENCE,
+    Answer,
+    Connection,
+    LostError,
+    RefusedError,
+    http,
+    run,
+)
 
-T = TypeVar("T")
-
-PATIENCE = 30.0  # seconds without an answer, after which its outcome is unknown
 _UNKNOWN = "urn:iris-api:problem:outcome-unknown"
-_CONNECT_PATIENCE = 10.0
 _AT_ONCE = 16
 NO_RETRY_AFTER = "without Retry-After"
-
-
-class RefusedError(Exception):
-    """No connection could be had, so nothing was sent."""
-
-
-class LostError(Exception):
-    """The connection ended after the request went out, or nothing came for too long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer; names of headers are in small letters."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class Connection(asyncio.Protocol):
-    """One kept-alive connection, with one request at a time."""
-
-    def __init__(self) -> None:
-        self.closed = False
-        self._received = bytearray()
-        self._answer: asyncio.Future[Answer] | None = None
-        self._transport: asyncio.Transport | None = None
-
-    @classmethod
-    async def open(cls, port: int) -> Self:
-        """Raises `RefusedError`."""
-        try:
-            async with asyncio.timeout(_CONNECT_PATIENCE):
-                loop = asyncio.get_running_loop()
-                _, connection = await loop.create_connection(cls, "127.0.0.1", port)
-        except (OSError, TimeoutError) as error:
-            raise RefusedError(type(error).__name__) from error
-        return connection
-
-    async def ask(self, request: bytes, patience: float = PATIENCE) -> Answer:
-        """Send the request and return its answer. Raises `LostError`."""
-        assert self._transport is not None, "open() has connected"
-        self._answer = asyncio.get_running_loop().create_future()
-        self._transport.write(request)
-        try:
-            async with asyncio.timeout(patience):
-                return await self._answer
-        except TimeoutError:
-            self.abort()
-            raise LostError("no answer") from None
-        finally:
-            self._answer = None
-
-    def send(self, data: bytes) -> None:
-        """Send more of a request."""
-        assert self._transport is not None, "open() has connected"
-        if not self.closed:
-            self._transport.write(data)
-
-    def abort(self) -> None:
-        """Close without a word; what was not sent yet never is."""
-        self.closed = True
-        if self._transport is not None:
-            self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, found, rest = bytes(self._received).partition(b"\r\n\r\n")
-        if not found:
-            return
-        lines = head.decode("latin-1").split("\r\n")
-        pairs = (line.partition(":") for line in lines[1:])
-        headers = {name.lower(): value.strip() for name, _, value in pairs}
-        length = int(headers.get("content-length", 0))
-        if len(rest) >= length and self._answer is not None and not self._answer.done():
-            self._received.clear()
-            if headers.get("connection", "").lower() == "close":
-                self.closed = True
-            self._answer.set_result(Answer(int(lines[0].split()[1]), headers, rest[:length]))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.closed = True
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(LostError("connection lost"))
-
-
-def http(method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b"") -> bytes:
-    """A request's bytes."""
-    announced = {"Host": "iris", **(headers or {})}
-    if body:
-        announced["Content-Length"] = str(len(body))
-    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {announced[name]}" for name in announced)]
-    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 class Client:
@@ -130,33 +36,45 @@ class Client:
         self.patience = patience
         self._connection: Connection | None = None
 
+    async def connect(self) -> None:
+        """Open a connection now, for the next request. Raises `RefusedError`."""
+        if self._connection is None or self._connection.closed:
+            self.close()
+            self._connection = await Connection.open(self.port)
+
     async def ask(self, request: Request) -> Outcome:
-        self.journal.sent(request)
-        outcome, _ = await self.exchange(request)
-        self.journal.ended(request, outcome)
+        outcome, _ = await self._exchange(request)
         return outcome
 
-    async def exchange(self, request: Request) -> tuple[Outcome, Answer | None]:
-        """Ask, and do not journal."""
-        began = time.monotonic()
-        try:
-            answer = await self._answer(http("POST", request.path, request.headers, request.body))
-        except RefusedError:
-            return Outcome("fail", time.monotonic() - began, "refused"), None
-        except LostError as error:
-            return Outcome("unknown", time.monotonic() - began, str(error)), None
-        return outcome_of(answer, time.monotonic() - began), answer
+    async def ask_and_look(self, request: Request) -> Answer:
+        """Ask where an answer is sure to come, and return it itself."""
+        outcome, answer = await self._exchange(request)
+        assert answer is not None, outcome
+        return answer
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.abort()
             self._connection = None
 
-    async def _answer(self, request: bytes) -> Answer:
-        if self._connection is None or self._connection.closed:
-            self.close()
-            self._connection = await Connection.open(self.port)
-        return await self._connection.ask(request, self.patience)
+    async def _exchange(self, request: Request) -> tuple[Outcome, Answer | None]:
+        attempt = self.journal.sent(request)
+        outcome, answer = await self._send(request)
+        self.journal.ended(attempt, outcome)
+        return outcome, answer
+
+    async def _send(self, request: Request) -> tuple[Outcome, Answer | None]:
+        data = http("POST", request.path, request.headers, request.body)
+        began = time.monotonic()
+        try:
+            await self.connect()
+            assert self._connection is not None, "connect() has made it"
+            answer = await self._connection.ask(data, self.patience)
+        except RefusedError:
+            return Outcome("fail", time.monotonic() - began, "refused"), None
+        except LostError as error:
+            return Outcome("unknown", time.monotonic() - began, str(error)), None
+        return outcome_of(answer, time.monotonic() - began), answer
 
 
 def outcome_of(answer: Answer, seconds: float) -> Outcome:
@@ -185,11 +103,13 @@ class Mix:
     pause: float = 0.01  # seconds
     pause_after_failure: float = 0.05
     hang_up_every: int = 50  # then by a new connection, perhaps to another worker
+    caller: Caller = ANYBODY
 
     def request(self, journal: Journal, turn: int) -> Request:
         is_batch = turn % self.batch_every == self.batch_every - 1
         keyed = turn % self.key_every == 0
-        return journal.new_request(self.batch_rows if is_batch else None, keyed=keyed)
+        count = self.batch_rows if is_batch else None
+        return journal.new_request(count, keyed=keyed, caller=self.caller)
 
 
 Behaviour = Callable[[threading.Event], Awaitable[None]]
@@ -245,12 +165,6 @@ class Crowd:
             self._failure = failure
 
 
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, in a loop of its own."""
-    with asyncio.Runner() as runner:
-        return runner.run(coroutine)
-
-
 def ask_once(
     port: int, journal: Journal, request: Request | None = None, *, patience: float = PATIENCE
 ) -> Outcome:
@@ -280,16 +194,3 @@ def ask_all(port: int, journal: Journal, requests: Iterable[Request]) -> list[Ou
         return await asyncio.gather(*map(one, requests))
 
     return run(together())
-
-
-def get(port: int, path: str, *, patience: float = PATIENCE) -> Answer:
-    """GET over a connection of its own. Raises `RefusedError` or `LostError`."""
-
-    async def once() -> Answer:
-        connection = await Connection.open(port)
-        try:
-            return await connection.ask(http("GET", path), patience)
-        finally:
-            connection.abort()
-
-    return run(once())

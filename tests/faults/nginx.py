@@ -1,4 +1,4 @@
-"""nginx before two replicas, with a configuration of the test's own."""
+"""nginx as ``deploy/nginx.conf`` has it, before two replicas."""
 
 import shutil
 import subprocess
@@ -8,36 +8,10 @@ from typing import Self
 
 import pytest
 from tests.e2e.service import free_port, poll_until
-from tests.faults.trial import is_ready
+from tests.faults.services import is_ready
 
-_CONFIGURATION = """
-daemon off;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log warn;
-events {{ worker_connections 1024; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    upstream iris {{
-        {servers}
-        keepalive 16;
-    }}
-    server {{
-        listen 127.0.0.1:{port};
-        location / {{
-            proxy_pass http://iris;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            # A request may be sent again, for each has an Idempotency-Key.
-            proxy_next_upstream error timeout http_503 non_idempotent;
-        }}
-    }}
-}}
-"""
+_SHIPPED = Path(__file__).parents[2] / "deploy" / "nginx.conf"
+_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 class Nginx:
@@ -51,19 +25,17 @@ class Nginx:
         self._program = program
         self._folder = folder
         self._folder.mkdir()
-        # max_fails=0: a replica that is back is asked again at once.
-        servers = " ".join(f"server 127.0.0.1:{port} max_fails=0;" for port in upstreams)
-        text = _CONFIGURATION.format(folder=folder, port=self.port, servers=servers)
-        (folder / "nginx.conf").write_text(text)
+        (folder / "nginx.conf").write_text(configuration(folder, self.port, upstreams))
 
     @property
     def errors(self) -> str:
         return (self._folder / "error.log").read_text()
 
     def __enter__(self) -> Self:
-        configuration = str(self._folder / "nginx.conf")
+        log = self._folder / "error.log"
+        around = f"daemon off; user root; pid {self._folder}/nginx.pid; error_log {log} warn;"
         self._process = subprocess.Popen(
-            [self._program, "-p", self._folder, "-c", configuration, "-e", "error.log"]
+            [self._program, "-c", self._folder / "nginx.conf", "-e", log, "-g", around]
         )
         poll_until(lambda: is_ready(self.port), "nginx passes on to the service")
         return self
@@ -71,3 +43,16 @@ class Nginx:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait(30)
+
+
+def configuration(folder: Path, port: int, upstreams: Sequence[int]) -> str:
+    """The shipped one, with these ports, and with all that nginx writes in this folder."""
+    text = _SHIPPED.read_text()
+    ports = {8000: port, **dict(zip((8001, 8002), upstreams, strict=True))}
+    for shipped, own in ports.items():
+        assert text.count(f"127.0.0.1:{shipped}") == 1
+        text = text.replace(f"127.0.0.1:{shipped}", f"127.0.0.1:{own}")
+    paths = [f"access_log {folder}/access.log;"]
+    paths += [f"{name}_temp_path {folder}/{name};" for name in _TEMPORARY]
+    assert text.count("http {") == 1
+    return text.replace("http {", f"http {{\n    {' '.join(paths)}")

@@ -4,7 +4,8 @@ import asyncio
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,8 +13,10 @@ import asyncpg
 from sqlalchemy import URL
 from tests.conftest import settings_for
 from tests.e2e.service import free_port, is_alive, poll_until
-from tests.faults.journal import Stored
+from tests.faults.pooling import POOLED
 from tests.faults.processes import children, command_of, exists, send
+from tests.faults.verdict import Stored
+from tests.pgbouncer import bounds_of
 
 from iris_api.database.embedded import find_binaries
 from iris_api.database.migrations import migrate
@@ -39,6 +42,7 @@ class Postgres:
         self.folder = folder
         self.port = free_port()
         self.log = folder.with_suffix(".log")
+        self._options: tuple[str, ...] = ()
 
     @classmethod
     def initialise(cls, folder: Path) -> "Postgres":
@@ -56,6 +60,8 @@ class Postgres:
         server.start()
         server.execute(f"CREATE ROLE {SERVICE_ROLE} LOGIN", database="postgres")
         server.execute(f"CREATE DATABASE iris OWNER {SERVICE_ROLE}", database="postgres")
+        if POOLED:
+            server.execute(bounds_of(SERVICE_ROLE))
         migrate(settings_for(server.url()))
         server.stop("fast")
         return server
@@ -66,6 +72,17 @@ class Postgres:
         subprocess.run(["cp", "--archive", template.folder, folder], check=True)
         return cls(folder)
 
+    @classmethod
+    def standby_of(cls, primary: "Postgres", folder: Path) -> "Postgres":
+        """A server that follows another one, which runs. It is stopped."""
+        folder.mkdir(mode=0o700)
+        hand_over(folder)
+        _run(
+            "pg_basebackup", f"--pgdata={folder}", "--checkpoint=fast", "--write-recovery-conf",
+            f"--dbname=host=127.0.0.1 port={primary.port} user=postgres sslmode=disable",
+        )  # fmt: skip
+        return cls(folder)
+
     def url(self, port: int | None = None) -> URL:
         """Where the service finds it, through a proxy's port perhaps."""
         return URL.create(
@@ -74,8 +91,12 @@ class Postgres:
         )  # fmt: skip
 
     def start(self, *options: str) -> None:
-        """Start it, with changed parameters perhaps (``wal_writer_delay=10s``), and wait for it."""
-        words = [f"-c port={self.port}", *(f"-c {option}" for option in options)]
+        """Start it and wait for it.
+
+        Parameters that are to be changed (``wal_writer_delay=10s``) stay so at later starts.
+        """
+        self._options += options
+        words = [f"-c port={self.port}", *(f"-c {option}" for option in self._options)]
         self._pg_ctl("start", "-o", " ".join(words), "-l", str(self.log))
 
     def stop(self, mode: str) -> None:
@@ -84,6 +105,10 @@ class Postgres:
     def restart(self, mode: str) -> None:
         """With the parameters of the start."""
         self._pg_ctl("restart", "-m", mode, "-l", str(self.log))
+
+    def promote(self) -> None:
+        """Make a standby a primary, and wait until it is one."""
+        self._pg_ctl("promote")
 
     def is_running(self) -> bool:
         return self._postmaster() is not None
@@ -112,21 +137,40 @@ class Postgres:
         """Run a statement as superuser."""
         self.ask(lambda connection: connection.execute(statement), database)
 
+    def set(self, parameter: str, value: str) -> None:
+        """Change a parameter in the running server, and for later starts."""
+        self.execute(f"ALTER SYSTEM SET {parameter} = '{value}'")
+        self.execute("SELECT pg_reload_conf()")
+
     def value(self, query: str) -> Any:
         """The first column of a query's first row."""
         return self.ask(lambda connection: connection.fetchval(query))
 
     def predictions(self) -> list[Stored]:
         """All that is stored."""
-        query = "SELECT id, sepal_length, prediction_label FROM iris_predictions"
+        query = """
+            SELECT id, sepal_length, prediction_label, client,
+                extract(epoch FROM created_at)::float8
+            FROM iris_predictions
+        """
         rows = self.ask(lambda connection: connection.fetch(query))
-        return [(row[0], row[1], row[2]) for row in rows]
+        return [Stored(*row) for row in rows]
 
-    def backends(self) -> list[int]:
-        """The processes that serve the service's connections."""
-        query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'iris-api'"
+    def backends(self, *, at_work: bool = False) -> list[int]:
+        """The processes that serve the service's connections; all, or those with work to do."""
+        query = "SELECT pid, state FROM pg_stat_activity WHERE application_name = 'iris-api'"
         rows = self.ask(lambda connection: connection.fetch(query))
-        return [row[0] for row in rows]
+        return [row["pid"] for row in rows if not at_work or row["state"] != "idle"]
+
+    @contextmanager
+    def holding(self, statement: str) -> Iterator[None]:
+        """Leave a transaction open, in which this has been done, for the length of the block."""
+        with asyncio.Runner() as runner:
+            connection = runner.run(self.connect())
+            runner.run(connection.execute(f"BEGIN; {statement}"))
+            yield
+            runner.run(connection.execute("COMMIT"))
+            runner.run(connection.close())
 
     def ask(
         self,

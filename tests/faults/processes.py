@@ -65,7 +65,19 @@ def is_connected_to(pid: int, port: int) -> bool:
     return False
 
 
+def unsent_bytes(port: int, to: int) -> int:
+    """What has been written at this port of 127.0.0.1, and not been taken at the client's."""
+    for line in _tcp():
+        if line[1].endswith(f":{port:04X}") and line[2].endswith(f":{to:04X}"):
+            return int(line[4].partition(":")[0], 16)
+    return 0
+
+
 def _inodes_to(port: int) -> list[str]:
     """Of the established connections to this port, as the client's side has them."""
-    lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    return [line[9] for line in lines if line[2].endswith(f":{port:04X}") and line[3] == "01"]
+    return [line[9] for line in _tcp() if line[2].endswith(f":{port:04X}") and line[3] == "01"]
+
+
+def _tcp() -> list[list[str]]:
+    """All connections of TCP, as proc(5) describes them."""
+    return [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]

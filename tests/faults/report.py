@@ -1,7 +1,10 @@
 """The table at the end: a line for each fault."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from typing import Self
+
+from tests.faults.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,28 @@ class Line:
     recovery: float | None
     whys: Mapping[str, int] = field(repr=False)
     """How often which outcome came; not a column."""
+
+    @classmethod
+    def of(cls, fault: str, times: int, verdict: Verdict, recovery: float | None) -> Self:
+        """What a fault has done, by the verdict over it."""
+        return cls(
+            fault=fault,
+            times=times,
+            requests=verdict.requests,
+            ok=verdict.counts["ok"],
+            fail=verdict.counts["fail"],
+            unknown=verdict.counts["unknown"],
+            lost=len(verdict.lost),
+            double=len(verdict.double),
+            ghost=len(verdict.ghost),
+            worst=verdict.worst,
+            recovery=recovery,
+            whys=verdict.whys,
+        )
+
+    def as_found(self, later: Verdict) -> Self:
+        """The same outcomes, with what a later look at the table has found."""
+        return replace(self, lost=len(later.lost), double=len(later.double), ghost=len(later.ghost))
 
 
 _HEADS = {"worst": "worst answer (s)", "recovery": "recovery (s)"}

@@ -1,0 +1,40 @@
+"""A PostgreSQL that says nothing any more, though no connection has ended."""
+
+import signal
+import time
+
+from tests.faults.asking import OVERLOADED, UNAVAILABLE, UNKNOWN
+from tests.faults.beside import outlast, proxy_before, staying_alive
+from tests.faults.conftest import OpenTrial
+from tests.faults.processes import send
+from tests.faults.scale import seconds
+
+
+def test_postgresql_stands_still(open_trial: OpenTrial) -> None:
+    trial = open_trial("SIGSTOP of PostgreSQL")
+    service = trial.serve()
+    with trial.load(service.port, beside=[staying_alive(service.port)]):
+        for _ in trial.rounds(1):
+            frozen = trial.postgres.freeze()
+            try:
+                outlast(service.port, seconds(30, at_least=7), "PostgreSQL did not answer")
+            finally:
+                send(signal.SIGCONT, frozen)
+            trial.until_recovered(service.port, since=time.monotonic())
+    trial.conclude(service.port, UNAVAILABLE, UNKNOWN, OVERLOADED)
+
+
+def test_the_way_to_postgresql_swallows_everything(open_trial: OpenTrial) -> None:
+    """What was open then is never heard of again: a network forgets connections."""
+    trial = open_trial("traffic to PostgreSQL dropped")
+    with proxy_before(trial.postgres) as proxy:
+        service = trial.serve(proxy.port)
+        with trial.load(service.port, beside=[staying_alive(service.port)]):
+            for _ in trial.rounds(2):
+                trial.until_stored(200)
+                proxy.swallow()
+                outlast(service.port, seconds(15, at_least=7), "PostgreSQL did not answer")
+                proxy.recover_for_others()
+                trial.until_recovered(service.port, since=time.monotonic())
+            proxy.bury()  # PostgreSQL would find out by itself, but some 25 s later
+        trial.conclude(service.port, UNAVAILABLE, UNKNOWN, OVERLOADED)

@@ -1,0 +1,130 @@
+"""HTTP over raw sockets: fast enough for many clients, and exact about what is known."""
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar, cast
+
+T = TypeVar("T")
+
+PATIENCE = 30.0  # seconds without an answer, after which its outcome is unknown
+_CONNECT_PATIENCE = 10.0
+
+
+class RefusedError(Exception):
+    """No connection could be had, so nothing was sent."""
+
+
+class LostError(Exception):
+    """The connection ended after the request went out, or nothing came for too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer; names of headers are in small letters."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Connection(asyncio.Protocol):
+    """One kept-alive connection, with one request at a time."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._received = bytearray()
+        self._answer: asyncio.Future[Answer] | None = None
+        self._transport: asyncio.Transport | None = None
+
+    @classmethod
+    async def open(cls, port: int) -> Self:
+        """Raises `RefusedError`."""
+        try:
+            async with asyncio.timeout(_CONNECT_PATIENCE):
+                loop = asyncio.get_running_loop()
+                _, connection = await loop.create_connection(cls, "127.0.0.1", port)
+        except (OSError, TimeoutError) as error:
+            raise RefusedError(type(error).__name__) from error
+        return connection
+
+    async def ask(self, request: bytes, patience: float = PATIENCE) -> Answer:
+        """Send the request and return its answer. Raises `LostError`."""
+        assert self._transport is not None, "open() has connected"
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        try:
+            async with asyncio.timeout(patience):
+                return await self._answer
+        except TimeoutError:
+            self.abort()
+            raise LostError("no answer") from None
+        finally:
+            self._answer = None
+
+    def send(self, data: bytes) -> None:
+        """Send more of a request."""
+        assert self._transport is not None, "open() has connected"
+        if not self.closed:
+            self._transport.write(data)
+
+    def abort(self) -> None:
+        """Close without a word; what was not sent yet never is."""
+        self.closed = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, found, rest = bytes(self._received).partition(b"\r\n\r\n")
+        if not found:
+            return
+        lines = head.decode("latin-1").split("\r\n")
+        pairs = (line.partition(":") for line in lines[1:])
+        headers = {name.lower(): value.strip() for name, _, value in pairs}
+        length = int(headers.get("content-length", 0))
+        if len(rest) >= length and self._answer is not None and not self._answer.done():
+            self._received.clear()
+            if headers.get("connection", "").lower() == "close":
+                self.closed = True
+            self._answer.set_result(Answer(int(lines[0].split()[1]), headers, rest[:length]))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(LostError("connection lost"))
+
+
+def http(method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b"") -> bytes:
+    """A request's bytes."""
+    announced = {"Host": "iris", **(headers or {})}
+    if body:
+        announced["Content-Length"] = str(len(body))
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {announced[name]}" for name in announced)]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, in a loop of its own."""
+    with asyncio.Runner() as runner:
+        return runner.run(coroutine)
+
+
+def get(port: int, path: str, *, patience: float = PATIENCE) -> Answer:
+    """GET over a connection of its own. Raises `RefusedError` or `LostError`."""
+
+    async def once() -> Answer:
+        connection = await Connection.open(port)
+        try:
+            return await connection.ask(http("GET", path), patience)
+        finally:
+            connection.abort()
+
+    return run(once())
