@@ -28,6 +28,7 @@ class Journal:
         self._next = first
         self._end = math.inf
         self._attempts = 0
+        self._drawn: Counter[Caller] = Counter()
         self._callers: dict[str, Caller] = {}
         self._lock = threading.Lock()
 
@@ -42,12 +43,13 @@ class Journal:
     def new_request(
         self, count: int | None = None, *, keyed: bool = False, caller: Caller = ANYBODY
     ) -> Request:
-        """Draw flowers that nobody has asked for."""
+        """Draw flowers that nobody has asked for, and a key that another caller may use as well."""
         with self._lock:
             number = self._next
             self._next += count or 1
             self._callers[caller.name] = caller
-        key = f"{self.path.name}-{number}" if keyed else None
+            self._drawn[caller] += 1
+            key = f"{self.path.name}-{self._drawn[caller]}" if keyed else None
         return Request(number, count, key, caller)
 
     def sent(self, request: Request) -> int:

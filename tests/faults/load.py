@@ -165,14 +165,12 @@ class Crowd:
             self._failure = failure
 
 
-def ask_once(
-    port: int, journal: Journal, request: Request | None = None, *, patience: float = PATIENCE
-) -> Outcome:
+def ask_once(port: int, journal: Journal, request: Request) -> Outcome:
     """Ask over a connection of its own, from a test that is no coroutine."""
 
     async def once() -> Outcome:
-        client = Client(port, journal, patience=patience)
-        outcome = await client.ask(request or journal.new_request())
+        client = Client(port, journal)
+        outcome = await client.ask(request)
         client.close()
         return outcome
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.e2e.service import Service, poll_until
-from tests.faults.asking import OK, Outcome, Request
+from tests.faults.asking import ANYBODY, OK, Outcome, Request
 from tests.faults.journal import Journal
 from tests.faults.load import Behaviour, Crowd, Mix, ask_all, ask_once, asking
 from tests.faults.pooling import Pooling
@@ -38,6 +38,8 @@ class Trial:
         """Where the rows are."""
         self.folder = folder
         self.journal = Journal(folder / "journal")
+        self.caller = ANYBODY
+        """Who asks where the test itself does."""
         self.times = 0
         self.recoveries: list[float] = []
         self._services: list[Service] = []
@@ -125,6 +127,7 @@ class Trial:
 
     def probe(self, port: int, request: Request | None = None) -> Outcome:
         """Ask once, over a connection of its own."""
+        request = request or self.journal.new_request(caller=self.caller)
         return ask_once(port, self.journal, request)
 
     def until_all_work(self, service: Service, number: int) -> list[int]:

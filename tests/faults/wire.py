@@ -117,13 +117,13 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         return runner.run(coroutine)
 
 
-def get(port: int, path: str, *, patience: float = PATIENCE) -> Answer:
+def get(port: int, path: str, headers: dict[str, str] | None = None) -> Answer:
     """GET over a connection of its own. Raises `RefusedError` or `LostError`."""
 
     async def once() -> Answer:
         connection = await Connection.open(port)
         try:
-            return await connection.ask(http("GET", path), patience)
+            return await connection.ask(http("GET", path, headers))
         finally:
             connection.abort()
 
