@@ -107,7 +107,8 @@ async def test_the_same_key_finds_the_row_whose_answer_was_lost(
     first = await ask_all(client, keyed=True)
     again = await ask_all(client, keyed=True)
     assert proxy.has_cut()
-    assert {response.status_code for response in first} == {200, 503} or len(first) == 20
+    statuses = {response.status_code for response in first}
+    assert {503} <= statuses <= {200, 503}
     assert {response.status_code for response in again} == {200}
     for before, after in zip(first, again, strict=True):
         assert before.status_code == 503 or before.content == after.content
