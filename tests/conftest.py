@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 from testcontainers.community.postgres import PostgresContainer
-from tests.pgbouncer import pgbouncer
+from tests.pgbouncer import bounds_of, pgbouncer
 
 from iris_api.app import create_app
 from iris_api.database import create_engine, create_session_factory
@@ -79,8 +79,11 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
             if DATABASE == "embedded":
                 yield url
                 return
-            with pgbouncer(url, tmp_path_factory.mktemp("pgbouncer")) as pooled:
-                _poolers[url.set(database=None)] = pooled
+            # A role of its own, for README's bounds are none of the tests' own connections.
+            execute(url, f"CREATE ROLE {_POOLED_ROLE} LOGIN SUPERUSER; {bounds_of(_POOLED_ROLE)}")
+            service = url.set(username=_POOLED_ROLE)
+            with pgbouncer(service, tmp_path_factory.mktemp("pgbouncer")) as pooled:
+                _poolers[url.set(database="")] = pooled
                 yield url
     else:
         yield make_url(DATABASE).set(drivername="postgresql+asyncpg")
@@ -104,18 +107,23 @@ def dsn_of(url: URL) -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
+_POOLED_ROLE = "iris_pooled"
 _poolers: dict[URL, URL] = {}
 """Where PgBouncer answers for a server, if the tests are to go through one."""
 
 
-def settings_for(url: URL, data_dir: Path = Path(".iris"), **changes: object) -> Settings:
-    """The settings of a service on this database, by way of PgBouncer where the tests have one."""
-    pooled = _poolers.get(url.set(database=None))
+def way_to(url: URL) -> dict[str, object]:
+    """The settings that lead a service to this database, by PgBouncer where the tests have one."""
+    pooled = _poolers.get(url.set(database=""))
     if pooled is not None:
         url = pooled.set(database=url.database)
-        changes.setdefault("database_pgbouncer", True)
-    secret = SecretStr(url.render_as_string(hide_password=False))
-    return Settings.model_validate({"database_url": secret, "data_dir": data_dir, **changes})
+    text = url.render_as_string(hide_password=False)
+    return {"database_url": text, "database_pgbouncer": pooled is not None}
+
+
+def settings_for(url: URL, data_dir: Path = Path(".iris"), **changes: object) -> Settings:
+    """The settings of a service on this database."""
+    return Settings.model_validate({**way_to(url), "data_dir": data_dir, **changes})
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from typing import Any
 
 from httpx2 import AsyncClient
 from sqlalchemy import URL
+from tests.conftest import way_to
 
 SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 _PATIENCE = 90  # seconds; nothing here takes a tenth of it on an idle machine
@@ -163,8 +164,7 @@ class Service:
 @contextmanager
 def serving(folder: Path, database: URL, **settings: object) -> Iterator[Service]:
     """A service on this database, ready, for the length of the block."""
-    url = database.render_as_string(hide_password=False)
-    service = Service.start(folder, database_url=url, **settings)
+    service = Service.start(folder, **way_to(database), **settings)
     try:
         yield service.until_ready()
     finally:

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 from sqlalchemy import URL
+from tests.conftest import way_to
 from tests.e2e.conftest import Start
 from tests.e2e.service import SETOSA, poll_until, run
 
@@ -8,8 +9,7 @@ from tests.e2e.service import SETOSA, poll_until, run
 async def test_a_database_of_ones_own_is_used_as_it_is(
     start: Start, folder: Path, data_dir: Path, empty_database: URL
 ) -> None:
-    url = empty_database.render_as_string(hide_password=False)
-    service = start(database_url=url, data_dir=data_dir)
+    service = start(**way_to(empty_database), data_dir=data_dir)
     poll_until(lambda: service.answers("/livez"), "the service is alive")
     assert "`iris-api migrate`" in service.until_printed("is alive, but not ready: (.+)")[1]
     async with service.client() as client:
@@ -18,7 +18,7 @@ async def test_a_database_of_ones_own_is_used_as_it_is(
         assert response.json()["checks"]["schema"]["status"] == "failed"
         assert (await client.post("/predict", json=SETOSA)).status_code == 503
 
-        migrated = run(folder, "migrate", database_url=url, data_dir=data_dir)
+        migrated = run(folder, "migrate", **way_to(empty_database), data_dir=data_dir)
         assert migrated.returncode == 0, migrated.stderr
         assert (await client.get("/readyz")).status_code == 200
         assert (await client.post("/predict", json=SETOSA)).status_code == 200
@@ -30,8 +30,7 @@ async def test_a_database_of_ones_own_is_used_as_it_is(
 async def test_prepare_migrates_and_trains_where_it_is_asked_to(
     start: Start, data_dir: Path, empty_database: URL
 ) -> None:
-    url = empty_database.render_as_string(hide_password=False)
-    service = start("--prepare", database_url=url, data_dir=data_dir).until_ready()
+    service = start("--prepare", **way_to(empty_database), data_dir=data_dir).until_ready()
     service.until_printed("Ready on")
     assert "Training" not in service.output, "there is a model"
     async with service.client() as client:

@@ -2,19 +2,24 @@
 
 from pathlib import Path
 
+import pytest
 from sqlalchemy import URL
-from tests.conftest import execute
+from tests.conftest import execute, way_to
 from tests.e2e.conftest import Start
 from tests.e2e.service import assert_one_clear_sentence
 
 
-def make_unsafe(database: URL) -> str:
+@pytest.fixture
+def unsafe(database: URL) -> dict[str, object]:
+    """The settings that lead to a database which answers before its log is on the disk."""
     execute(database, f"ALTER DATABASE {database.database} SET synchronous_commit = off")
-    return database.render_as_string(hide_password=False)
+    return way_to(database)
 
 
-def test_serve_ends_with_one_sentence(start: Start, database: URL, data_dir: Path) -> None:
-    service = start(database_url=make_unsafe(database), data_dir=data_dir)
+def test_serve_ends_with_one_sentence(
+    start: Start, unsafe: dict[str, object], data_dir: Path
+) -> None:
+    service = start(**unsafe, data_dir=data_dir)
     assert service.wait() == 1
     assert_one_clear_sentence(
         service.errors, "synchronous_commit off", "IRIS_ALLOW_UNSAFE_DATABASE"
@@ -22,9 +27,9 @@ def test_serve_ends_with_one_sentence(start: Start, database: URL, data_dir: Pat
     assert service.output == ""
 
 
-def test_serve_serves_where_it_is_told_to(start: Start, database: URL, data_dir: Path) -> None:
-    service = start(
-        database_url=make_unsafe(database), data_dir=data_dir, allow_unsafe_database="true"
-    ).until_ready()
+def test_serve_serves_where_it_is_told_to(
+    start: Start, unsafe: dict[str, object], data_dir: Path
+) -> None:
+    service = start(**unsafe, data_dir=data_dir, allow_unsafe_database="true").until_ready()
     assert "may lose what it has confirmed" in service.errors
     assert service.stop() == 0

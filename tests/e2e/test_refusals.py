@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import URL
+from tests.conftest import way_to
 from tests.e2e.conftest import Start
 from tests.e2e.service import assert_one_clear_sentence, run
 
@@ -12,8 +13,7 @@ from tests.e2e.service import assert_one_clear_sentence, run
 def test_a_taken_port_is_named(start: Start, server_url: URL) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        url = server_url.render_as_string(hide_password=False)
-        service = start(port=port, database_url=url)
+        service = start(port=port, **way_to(server_url))
         assert service.wait() == 1
     assert_one_clear_sentence(service.errors, str(port), "IRIS_PORT")
     assert service.output == ""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import URL
+from tests.conftest import way_to
 from tests.e2e.conftest import MEGABYTE, MOST_HEADER_BYTES
 from tests.e2e.raw import BODY, GET, HEAD, Raw, connected
 from tests.e2e.rows import count_predictions
@@ -195,7 +196,7 @@ def test_past_the_connections_others_are_refused_until_one_leaves(
     start: Callable[..., Service], database: URL, data_dir: Path
 ) -> None:
     service = start(
-        database_url=database.render_as_string(hide_password=False),
+        **way_to(database),
         data_dir=data_dir,
         max_connections=3,
         header_timeout=60,

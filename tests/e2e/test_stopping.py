@@ -11,6 +11,7 @@ from urllib.request import urlopen
 
 import pytest
 from sqlalchemy import URL
+from tests.conftest import way_to
 from tests.e2e.conftest import Start
 from tests.e2e.raw import BODY, GET, HEAD, Raw, connected, predict
 from tests.e2e.service import Service, poll_until
@@ -28,8 +29,7 @@ def begin(start: Start, database: URL, data_dir: Path) -> Callable[..., Service]
     """Starts a service with all its parts and these settings, and waits until it is ready."""
 
     def begin(**settings: object) -> Service:
-        url = database.render_as_string(hide_password=False)
-        service = start(database_url=url, data_dir=data_dir, **settings).until_ready()
+        service = start(**way_to(database), data_dir=data_dir, **settings).until_ready()
         limit = 8 * int(str(settings.get("workers", 1)))
         poll_until(lambda: connections_limit(service) == limit, "all workers have begun")
         return service

@@ -1,6 +1,5 @@
 """The wheel, away from any checkout."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,8 @@ from zipfile import ZipFile
 
 import pytest
 from sqlalchemy import URL
+from tests.conftest import way_to
+from tests.e2e.service import environment
 
 from iris_api.database.migrations import head_revision
 
@@ -34,10 +35,7 @@ def test_the_wheel_carries_the_migrations_and_nothing_of_the_checkout(
     assert (site / "iris_api" / "py.typed").exists()
     assert not list(site.rglob("__pycache__"))
 
-    env = os.environ | {
-        "PYTHONPATH": str(site),
-        "IRIS_DATABASE_URL": empty_database.render_as_string(hide_password=False),
-    }
+    env = environment(**way_to(empty_database)) | {"PYTHONPATH": str(site)}
 
     def run(*arguments: str) -> str:
         result = subprocess.run(

@@ -6,17 +6,15 @@ import sys
 from pathlib import Path
 
 from sqlalchemy import URL
+from tests.conftest import way_to
 
 ROOT = Path(__file__).parents[2]
 
 
 def environment(url: URL, **changes: str) -> dict[str, str]:
     """This process's environment, with a database and other changes."""
-    return {
-        **os.environ,
-        "IRIS_DATABASE_URL": url.render_as_string(hide_password=False),
-        **changes,
-    }
+    way = {f"IRIS_{name.upper()}": str(value) for name, value in way_to(url).items()}
+    return os.environ | way | changes
 
 
 def start(*arguments: str, env: dict[str, str], cwd: Path) -> subprocess.Popen[str]:

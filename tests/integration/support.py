@@ -164,6 +164,14 @@ async def predict_once_noticed(client: AsyncClient) -> Response:
     raise AssertionError("every connection of the pool has ended, and none was noticed")
 
 
+async def until_pooler_tries_again(settings: Settings, client: AsyncClient) -> None:
+    """Return when PgBouncer, where it stands between, has noticed that the database is back."""
+    if settings.database_pgbouncer:
+        async with asyncio.timeout(10):
+            while (await client.get("/readyz")).status_code != 200:
+                await asyncio.sleep(0.02)
+
+
 async def set_everywhere(app: FastAPI, parameter: str, value: str) -> None:
     """Change a parameter on the one connection of an application's pool, as a reload would."""
     async with app.state.session_factory() as session:

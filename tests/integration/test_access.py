@@ -26,6 +26,7 @@ from tests.integration.support import (
     running,
     started,
     store,
+    until_pooler_tries_again,
 )
 from tests.integration.test_commit_before_answer import EXAMPLES, routes_of
 
@@ -217,6 +218,7 @@ async def test_known_keys_are_believed_while_the_database_is_gone_until_they_are
         for route in CLOSED:
             assert_problem(await ask(client, route, {}), 503, "database-unavailable")
         await asyncio.to_thread(execute, server_url, f"{allow} true")
+        await until_pooler_tries_again(keyed, client)
         assert (await client.post("/predict", json=SETOSA)).status_code == 200
 
 

@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI
 from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncSession
+from tests.conftest import way_to
 from tests.integration.support import SETOSA
 from tests.integration.witness import Sighting, Witness
 
@@ -33,7 +34,8 @@ ANSWER = ClassPrediction(1, "versicolor", {"setosa": 0.25, "versicolor": 0.75}, 
 @pytest.fixture
 async def app(database: URL, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FastAPI]:
     """Five lines of a customer's, with no lifespan."""
-    monkeypatch.setenv("IRIS_DATABASE_URL", database.render_as_string(hide_password=False))
+    for name, value in way_to(database).items():
+        monkeypatch.setenv(f"IRIS_{name.upper()}", str(value))
     app = FastAPI()
 
     @app.post("/guess", response_model=PredictionResponse)

@@ -14,6 +14,7 @@ from tests.integration.support import (
     running,
     running_unpooled,
     set_everywhere,
+    until_pooler_tries_again,
 )
 
 from iris_api.database.session import refuse_unsafe
@@ -21,6 +22,9 @@ from iris_api.errors import DatabaseUnsafe
 from iris_api.settings import Settings
 
 SAFE = ["on", "local", "remote_write", "remote_apply"]
+END_CONNECTIONS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'iris-api'"
+)
 BATCH = {"items": [SETOSA] * 3}
 
 
@@ -58,6 +62,9 @@ async def test_an_unsafe_database_is_refused_until_it_is_safe(
         assert (await client.get("/livez")).status_code == 200
         assert await count_rows(connection) == 0
         await asyncio.to_thread(set_commit, unsafe, "on")
+        if settings.database_pgbouncer:  # its connections are as they were
+            await connection.execute(END_CONNECTIONS)
+        await until_pooler_tries_again(settings, client)
         assert (await client.get("/readyz")).status_code == 200
         assert (await client.post("/predict", json=SETOSA)).status_code == 200
 
@@ -67,6 +74,8 @@ async def test_connections_that_were_refused_do_not_stay_open(
     settings: Settings, connection: asyncpg.Connection
 ) -> None:
     """PostgreSQL has some hundred of them for everybody."""
+    if settings.database_pgbouncer:
+        pytest.skip("PgBouncer keeps connections of its own")
     open_ones = (
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND application_name = 'iris-api'"
@@ -109,10 +118,7 @@ async def test_a_database_that_becomes_unsafe_is_noticed_at_the_next_connection(
     async with running(settings) as client:
         assert (await client.post("/predict", json=SETOSA)).status_code == 200
         await asyncio.to_thread(set_commit, database, "off")
-        await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE application_name = 'iris-api'"
-        )
+        await connection.execute(END_CONNECTIONS)
         await assert_refused(client)
 
 

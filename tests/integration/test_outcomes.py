@@ -10,8 +10,8 @@ from typing import Any, cast
 import asyncpg
 import pytest
 from httpx2 import AsyncClient, Response
-from sqlalchemy import URL
-from tests.conftest import settings_for
+from sqlalchemy import URL, make_url
+from tests.conftest import settings_for, way_to
 from tests.integration.support import SETOSA, assert_problem, count_rows, metric, running
 from tests.proxy import Proxy
 
@@ -29,13 +29,16 @@ LONG = 20
 
 @pytest.fixture
 async def proxy(database: URL) -> AsyncIterator[Proxy]:
-    async with Proxy.before(database) as proxy:
+    """Before PostgreSQL, or before PgBouncer where the tests have one."""
+    async with Proxy.before(make_url(str(way_to(database)["database_url"]))) as proxy:
         yield proxy
 
 
 @pytest.fixture(params=[False, True], ids=["direct", "as for PgBouncer"])
-def explicit(request: pytest.FixtureRequest) -> bool:
+def explicit(request: pytest.FixtureRequest, database: URL) -> bool:
     """Whether each statement stands in a transaction of its own, with BEGIN and COMMIT."""
+    if way_to(database)["database_pgbouncer"] and not request.param:
+        pytest.skip("PgBouncer wants each statement in a transaction of its own")
     return bool(request.param)
 
 

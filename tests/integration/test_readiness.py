@@ -18,6 +18,7 @@ from tests.integration.support import (
     running,
     running_unpooled,
     set_everywhere,
+    until_pooler_tries_again,
     writes_held_up,
 )
 
@@ -150,7 +151,7 @@ async def test_connections_that_break_are_replaced(client: AsyncClient, server_u
 
 
 async def test_a_database_that_is_gone_is_missed_and_its_return_noticed(
-    client: AsyncClient, server_url: URL, database: URL
+    client: AsyncClient, settings: Settings, server_url: URL, database: URL
 ) -> None:
     assert (await client.post("/predict", json=SETOSA)).status_code == 200
     name = database.database
@@ -163,6 +164,7 @@ async def test_a_database_that_is_gone_is_missed_and_its_return_noticed(
     await asyncio.to_thread(
         execute, server_url, f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true"
     )
+    await until_pooler_tries_again(settings, client)
     assert (await client.post("/predict", json=SETOSA)).status_code == 200
     assert await checks(client) == dict.fromkeys(PARTS, "ok")
 
