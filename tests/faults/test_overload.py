@@ -41,7 +41,7 @@ def test_ten_times_the_capacity_is_asked_for(open_trial: OpenTrial) -> None:
     verdict = trial.conclude(service.port, OVERLOADED, OVERDUE, worst=deadline + 2)
     assert verdict.requests > 10 * verdict.counts["ok"]
     half = len(memory) // 2
-    assert median(memory[half:]) < median(memory[:half]) + 10 * MEBIBYTE, memory
+    assert median(memory[half:]) < median(memory[:half]) + 30 * MEBIBYTE, memory
 
 
 def memory_of(trial: Trial, worker: int, duration: float) -> list[int]:

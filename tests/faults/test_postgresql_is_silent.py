@@ -26,7 +26,7 @@ def test_postgresql_stands_still(open_trial: OpenTrial) -> None:
 
 def test_the_way_to_postgresql_swallows_everything(open_trial: OpenTrial) -> None:
     """What was open then is never heard of again: a network forgets connections."""
-    trial = open_trial("traffic to PostgreSQL dropped")
+    trial = open_trial("traffic to PostgreSQL dropped", unpooled="PgBouncer notices by itself")
     with proxy_before(trial.postgres) as proxy:
         service = trial.serve(proxy.port)
         with trial.load(service.port, beside=[staying_alive(service.port)]):

@@ -198,7 +198,7 @@ class Trial:
         for service in self._services:
             if service.process.poll() is None:
                 service.stop(signal.SIGINT)
-        poll_until(lambda: not self.postgres.backends(), "the service's connections are closed")
+        self._until_idle()
         rows = self.postgres.predictions()
         for page, index in self._reported.items():
             verdict = page.judge(rows)
