@@ -3,11 +3,14 @@
 import signal
 import time
 
+from tests.e2e.service import Service, poll_until
 from tests.faults.asking import OVERLOADED, UNAVAILABLE, UNKNOWN
-from tests.faults.beside import outlast, proxy_before, staying_alive
+from tests.faults.beside import outlast, proxy_before, reading, staying_alive
 from tests.faults.conftest import OpenTrial
+from tests.faults.load import Crowd
 from tests.faults.processes import send
 from tests.faults.scale import seconds
+from tests.faults.trial import POOL, Trial
 
 
 def test_postgresql_stands_still(open_trial: OpenTrial) -> None:
@@ -32,9 +35,16 @@ def test_the_way_to_postgresql_swallows_everything(open_trial: OpenTrial) -> Non
         with trial.load(service.port, beside=[staying_alive(service.port)]):
             for _ in trial.rounds(2):
                 trial.until_stored(200)
+                fill_pool(trial, service)
                 proxy.swallow()
                 outlast(service.port, seconds(15, at_least=7), "PostgreSQL did not answer")
                 proxy.recover_for_others()
                 trial.until_recovered(service.port, since=time.monotonic())
-            proxy.bury()  # PostgreSQL would find out by itself, but some 25 s later
+                proxy.bury()  # PostgreSQL would find out by itself, but some 25 s later
         trial.conclude(service.port, UNAVAILABLE, UNKNOWN, OVERLOADED)
+
+
+def fill_pool(trial: Trial, service: Service) -> None:
+    """Have all of the pool's connections open, though few are needed afterwards."""
+    with Crowd([reading(service.port) for _ in range(2 * POOL)]):
+        poll_until(lambda: len(trial.postgres.backends()) == POOL, "the pool is full")
