@@ -37,7 +37,11 @@ class Nginx:
         self._process = subprocess.Popen(
             [self._program, "-c", self._folder / "nginx.conf", "-e", log, "-g", around]
         )
-        poll_until(lambda: is_ready(self.port), "nginx passes on to the service")
+        try:
+            poll_until(lambda: is_ready(self.port), "nginx passes on to the service")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

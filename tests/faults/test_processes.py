@@ -143,7 +143,7 @@ def test_replicas_are_replaced_behind_nginx(open_trial: OpenTrial) -> None:
     replicas = [trial.start(), trial.start()]
     ports = [replica.until_ready().port for replica in replicas]
     with Nginx(trial.folder / "nginx", ports) as nginx:
-        with trial.load(nginx.port, mixes=[Mix(key_every=1)]):
+        with trial.load(nginx.port, mixes=[Mix()]):
             for _ in trial.rounds(3):
                 for replica in list(replicas):
                     trial.until_stored(100)

@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
 
 def http(method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b"") -> bytes:
     """A request's bytes."""
-    announced = {"Host": "iris", **(headers or {})}
+    announced = {"Host": "localhost", **(headers or {})}
     if body:
         announced["Content-Length"] = str(len(body))
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {announced[name]}" for name in announced)]
