@@ -16,6 +16,7 @@ from iris_api.errors import ConfigurationError, IrisApiError
 from iris_api.inference.artifact import MANIFEST_NAME
 from iris_api.inference.training import CANDIDATES
 from iris_api.inference.training import train as train_model
+from iris_api.listener import listen
 from iris_api.narration import Narrator, begin
 from iris_api.settings import Settings
 
@@ -64,7 +65,7 @@ def serve(
     """Serve until Ctrl-C or SIGTERM."""
     settings, narrator = begin()
     with (
-        server.listen(settings) as listener,
+        listen(settings) as listener,
         database_of(settings, exclusive=True, report=narrator.tell) as with_database,
     ):
         if prepare or settings.database_url is None:

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
-from ipaddress import ip_address
 from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any, Protocol
@@ -26,14 +25,14 @@ from uvicorn.supervisors import Multiprocess
 
 from iris_api.app import create_app
 from iris_api.connections import BoundedProtocol, Connections
-from iris_api.errors import ConfigurationError
+from iris_api.listener import BACKLOG, SECONDS_TO_CONNECT, turn_away
 from iris_api.observability.logging import configure_logging
 from iris_api.observability.metrics import MULTIPROCESS_VARIABLE
 from iris_api.settings import Settings, load_settings
 from iris_api.tasks import in_background
 
-_BACKLOG = 2048
 _SECONDS_BETWEEN_SIGNALS = 0.1
+_SECONDS_TO_LEAVE = _SECONDS_BETWEEN_SIGNALS + SECONDS_TO_CONNECT
 _OTHER_FILES = 256  # those that are not clients' connections
 _OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
@@ -63,7 +62,8 @@ def _as_server(lifespan: Lifespan[Any], settings: Settings) -> Lifespan[Any]:
     @asynccontextmanager
     async def wrapped(app: FastAPI) -> AsyncIterator[Any]:
         async with lifespan(app) as state, in_background(app.state.connections.watch):
-            _stop_by_degrees(app, settings.shutdown_delay)
+            last_call = 0 if settings.workers == 1 else _SECONDS_TO_LEAVE  # see _Supervisor
+            _stop_by_degrees(app, settings.shutdown_delay + last_call)
             _calm_garbage_collector()
             yield state
 
@@ -106,31 +106,6 @@ def _stop_by_degrees(app: FastAPI, delay: float) -> None:
     signal.signal(signal.SIGTERM, on_sigterm)
 
 
-def listen(settings: Settings) -> socket.socket:
-    """Take the port.
-
-    Raises `ConfigurationError` where it cannot be had, or where it would be open to anybody who
-    reaches this machine without anybody having said so.
-    """
-    try:
-        family, *_, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        if settings.auth is None and not ip_address(address[0]).is_loopback:
-            raise ConfigurationError(
-                f"{settings.host} is reachable from elsewhere, and IRIS_AUTH is not set. Set it to "
-                "`keys` and make one with `iris-api keys create`, or to `off` if everybody who "
-                "reaches this address may predict and read."
-            )
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-    except (OSError, UnicodeError) as error:  # the latter of a name that cannot be one
-        reason = getattr(error, "strerror", None) or "there is no such host"
-        raise ConfigurationError(
-            f"{settings.host} port {settings.port} cannot be had: {reason}. Stop what listens "
-            "there, or set IRIS_HOST and IRIS_PORT."
-        ) from None
-
-
 def run(settings: Settings, listener: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM; then finish what was accepted, within the grace period.
 
@@ -152,33 +127,59 @@ def run(settings: Settings, listener: socket.socket) -> None:
         server_header=False,
         headers=[("X-Content-Type-Options", "nosniff")],  # an answer is what its type says
         proxy_headers=False,  # nothing in an answer depends on the client's address or scheme
-        backlog=_BACKLOG,
+        backlog=BACKLOG,
         timeout_keep_alive=settings.keep_alive_timeout,
         timeout_graceful_shutdown=settings.shutdown_timeout,
     )
     if settings.workers == 1:
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config).run(sockets=[listener])
     else:
         with TemporaryDirectory(prefix="iris-metrics-") as folder:
             os.environ[MULTIPROCESS_VARIABLE] = folder
-            _Supervisor(config, sockets=[listener]).run()
+            _Supervisor(config, [listener], settings.shutdown_delay).run()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, but it serves as well who has connected and was not accepted yet."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept all who have begun to connect, then stop."""
+        for listener in sockets or []:
+            turn_away(listener)
+        await asyncio.sleep(SECONDS_TO_CONNECT)
+        await super().shutdown(sockets)
 
 
 class _Supervisor(Multiprocess):
     """uvicorn's parent of the workers, but not deaf while it waits for their end."""
 
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], delay: float) -> None:
+        super().__init__(config, sockets)
+        self._delay = delay
+
     def join_all(self) -> None:
         """Wait for the workers; pass on a signal that comes meanwhile, until they have ended.
 
         Once would not do: to a worker that has not looked at the first one yet, two are one.
+
+        When the delay is over, turn new clients away, for all workers. These go on to accept for
+        `_SECONDS_TO_LEAVE`, and none does so itself, for it may be told to end alone.
         """
-        for listener in self.sockets:
-            listener.close()  # or it would take connections that nobody will ever serve
+        end = time.monotonic() + self._delay
         for worker in self.processes:
             while worker.process.is_alive():
-                worker.process.join(_SECONDS_BETWEEN_SIGNALS)
                 if self.signal_queue:
                     self._tell_again()
+                if self.signal_queue or time.monotonic() >= end:
+                    self._leave()
+                worker.process.join(_SECONDS_BETWEEN_SIGNALS)
+
+    def _leave(self) -> None:
+        """Have nobody connect whom no worker will ever serve."""
+        while self.sockets:
+            listener = self.sockets.pop()
+            turn_away(listener)
+            listener.close()
 
     def _tell_again(self) -> None:
         for worker in self.processes:

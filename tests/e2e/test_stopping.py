@@ -3,9 +3,12 @@
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPResponse
+from itertools import count
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -144,20 +147,45 @@ def test_a_request_that_was_accepted_is_answered_before_the_end(
         slow.send(HEAD, b"Content-Length: %d\r\n\r\n" % len(BODY), BODY[:10])
         poll_until(lambda: ask(service, "GET", "/livez").status == 200, "it has read the head")
         service.process.send_signal(signal.SIGTERM)
-        poll_until(lambda: not is_answering(service, workers), "it takes no more connections")
+        poll_until(lambda: not is_answering(service), "it takes no more connections")
         slow.send(BODY[10:])
         assert slow.answer().status == 200
         assert slow.is_closed()
     assert_ends(service, 0)
 
 
-def is_answering(service: Service, workers: int) -> bool:
-    """Whether anybody takes a new connection.
+@WORKERS
+def test_who_has_connected_is_served_though_nobody_has_accepted_it_yet(
+    begin: Callable[..., Service], workers: int
+) -> None:
+    """Each asks over a connection of its own, one after the other, until nobody takes one."""
+    service = begin(workers=workers, shutdown_delay=0.5)
+    with ThreadPoolExecutor(8) as threads:
+        clients = [threads.submit(count_answers, service) for _ in range(8)]
+        ask(service, "GET", "/livez")
+        service.process.send_signal(signal.SIGTERM)
+        assert all(client.result() > 10 for client in clients)
+    assert_ends(service, 0)
 
-    With several workers, nobody refuses one: the first process listens to the end.
-    """
+
+def count_answers(service: Service) -> int:
+    """Connect and ask until it is refused; whoever has connected is answered."""
+    for number in count():
+        try:
+            connection = socket.create_connection(("127.0.0.1", service.port), timeout=30)
+        except OSError:
+            return number
+        with connection:
+            raw = Raw(connection)
+            raw.send(GET)
+            assert raw.answer().status == 200
+    raise AssertionError("unreachable")
+
+
+def is_answering(service: Service) -> bool:
+    """Whether anybody takes a new connection."""
     try:
-        ask(service, "GET", "/livez", patience=30 if workers == 1 else 3)
+        ask(service, "GET", "/livez")
     except OSError:
         return False
     return True

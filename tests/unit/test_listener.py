@@ -1,0 +1,42 @@
+import errno
+import selectors
+import socket
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from iris_api.listener import listen, turn_away
+from iris_api.settings import Settings
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a filter of Linux' own")
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with listen(Settings(port=0)) as listener:
+        listener.settimeout(30)
+        yield listener
+
+
+def test_who_has_connected_is_not_turned_away(listener: socket.socket) -> None:
+    with socket.create_connection(listener.getsockname()) as client:
+        turn_away(listener)
+        client.sendall(b"before")
+        server, _ = listener.accept()
+        with server:
+            assert server.recv(100) == b"before"
+            client.sendall(b"behind")
+            assert server.recv(100) == b"behind"
+
+
+def test_who_comes_later_is_refused_when_the_socket_is_closed(listener: socket.socket) -> None:
+    turn_away(listener)
+    with socket.socket() as client, selectors.DefaultSelector() as selector:
+        client.setblocking(False)  # noqa: FBT003, the socket's own
+        client.connect_ex(listener.getsockname())
+        selector.register(client, selectors.EVENT_WRITE)
+        assert selector.select(0.3) == []
+        listener.close()
+        assert selector.select(30) != []
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
