@@ -16,6 +16,7 @@ from httpx2 import ASGITransport, AsyncClient, Response
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from sqlalchemy import URL, text
+from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.conftest import dsn_of
 
 from iris_api.app import create_app
@@ -40,6 +41,11 @@ async def started(settings: Settings) -> AsyncIterator[FastAPI]:
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         yield app
+
+
+def engine_of(app: FastAPI) -> AsyncEngine:
+    engine: AsyncEngine = app.state.session_factory.kw["bind"]
+    return engine
 
 
 def client_of(app: FastAPI, **headers: str) -> AsyncClient:

@@ -9,7 +9,7 @@ import pytest_asyncio
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import Connection, event, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from tests.integration.support import engine_of
 
 from iris_api.app import create_app
 from iris_api.settings import Settings
@@ -75,11 +75,6 @@ def statements(full: FastAPI) -> Iterator[list[Statement]]:
     event.listen(engine, "before_cursor_execute", listen)
     yield issued
     event.remove(engine, "before_cursor_execute", listen)
-
-
-def engine_of(app: FastAPI) -> AsyncEngine:
-    engine: AsyncEngine = app.state.session_factory.kw["bind"]
-    return engine
 
 
 async def explain(

@@ -20,7 +20,7 @@ NETWORK_SECONDS = 1.0
 """What a statement's way to PostgreSQL and back may take on top of its own time."""
 READ_ONLY = "25006"
 """The SQLSTATE of a server that takes no writes: read_only_sql_transaction."""
-_WATCH, _MADE_AT = "iris_watch", "iris_made_at"
+_WATCH, _MADE_AT, _IS_NEW = "iris_watch", "iris_made_at", "iris_is_new"
 """In a connection's ``info``."""
 _SERVER = """
     SELECT current_setting('transaction_read_only') = 'on', ARRAY(
@@ -84,6 +84,7 @@ class PoolWatch:
     def _on_connect(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         record.info[_WATCH] = self
         record.info[_MADE_AT] = time.monotonic()
+        record.info[_IS_NEW] = True
 
         async def look(driver: Driver) -> list[str]:
             async with driver.transaction():  # for PgBouncer
@@ -100,10 +101,16 @@ class PoolWatch:
 
         As much as ``pool_pre_ping`` finds out after a restart, without its round trip, which in a
         black hole would have to be waited for.
+
+        A new one is as good as any other would be, whatever was lost while it was made. The pool
+        would try once more, and then fail with an error that does not say why.
         """
         driver: Driver = cast(Any, connection).driver_connection
-        if record.info[_MADE_AT] <= self._distrusted_at:
+        is_new = record.info.pop(_IS_NEW, False)
+        if record.info[_MADE_AT] <= self._distrusted_at and not is_new:
             driver.terminate()
+        if driver.is_closed() and is_new:
+            raise DatabaseUnavailable("PostgreSQL broke off. Nothing was stored. Try again soon.")
         if driver.is_closed():
             raise DisconnectionError
 
