@@ -14,7 +14,7 @@ from benchmarks.tables import print_table
 from benchmarks.workbench import Workbench
 from iris_api.database.api_keys import ANYBODY
 from iris_api.database.schema import MAX_BATCH_ITEMS
-from iris_api.database.writes import NewPrediction
+from iris_api.database.writes import COLUMNS, NewPrediction
 from iris_api.inference import FEATURE_NAMES, load_artifact
 
 ROUNDS = 15
@@ -31,7 +31,7 @@ async def measure_bulk(bench: Workbench, server: Server) -> None:
     body = json.dumps({"items": [dict(zip(FEATURE_NAMES, row, strict=True)) for row in rows]})
     classifier = load_artifact(bench.data_dir("linear") / "model").classifier
     records = [
-        NewPrediction.of(ANYBODY, row, answer)[:-2]
+        NewPrediction.of(ANYBODY, row, answer)[: len(COLUMNS)]
         for row, answer in zip(rows, classifier.predict(np.array(rows)), strict=True)
     ]
     connection = await bench.connect()
@@ -47,9 +47,7 @@ async def measure_bulk(bench: Workbench, server: Server) -> None:
         assert response.status == 200
         os.sched_setaffinity(0, {SERVER_CORE})  # COPY is sent from where the service sends it
         began = time.perf_counter()
-        await connection.copy_records_to_table(
-            "iris_predictions", records=records, columns=NewPrediction._fields[:-1]
-        )
+        await connection.copy_records_to_table("iris_predictions", records=records, columns=COLUMNS)
         copy.append(MAX_BATCH_ITEMS / (time.perf_counter() - began))
         os.sched_setaffinity(0, {LOAD_CORE})
     os.sched_setaffinity(0, range(os.cpu_count() or 1))

@@ -67,8 +67,8 @@ class StoredAs(NamedTuple):
     earlier_answer: ClassPrediction | None = None
 
 
-_COLUMNS = NewPrediction._fields[:-2]
-COLUMN_LIST = ", ".join(_COLUMNS)
+COLUMNS = NewPrediction._fields[:-2]
+COLUMN_LIST = ", ".join(COLUMNS)
 ARRAYS = """unnest(
     $1::text[], $2::float8[], $3::float8[], $4::float8[], $5::float8[],
     $6::int[], $7::text[], $8::text[]::json[], $9::text[]"""
@@ -103,7 +103,7 @@ _DRAW_IDS = """
 
 async def insert_one(connection: PoolProxiedConnection, new: NewPrediction) -> list[StoredAs]:
     """As `insert_group`, for a lone row: arrays would cost PostgreSQL and asyncpg 0.1 ms."""
-    values = new[: len(_COLUMNS)]
+    values = new[: len(COLUMNS)]
     async with driver_transaction(connection) as driver:
         if new.id_sequence is None:
             rows = await driver.fetch(_INSERT_ONE, *values)
@@ -121,7 +121,7 @@ async def insert_group(
     would make two more round trips. Raises what asyncpg raises where PostgreSQL refuses a row.
     """
     async with driver_transaction(connection) as driver:
-        rows = await driver.fetch(_INSERT_GROUP, *arrays(group)[: len(_COLUMNS)])
+        rows = await driver.fetch(_INSERT_GROUP, *arrays(group)[: len(COLUMNS)])
     # RETURNING promises no order, but ids are drawn in the order of the rows.
     return sorted(StoredAs(*row) for row in rows)
 
@@ -167,8 +167,8 @@ async def copy(driver: Driver, rows: Iterable[NewPrediction], stored: Sequence[S
     """Send the rows by COPY, each with the id and the time that were drawn for it."""
     await driver.copy_records_to_table(
         IrisPrediction.__tablename__,
-        records=(row[: len(_COLUMNS)] + added[:2] for row, added in zip(rows, stored, strict=True)),
-        columns=[*_COLUMNS, "id", "created_at"],
+        records=(row[: len(COLUMNS)] + added[:2] for row, added in zip(rows, stored, strict=True)),
+        columns=[*COLUMNS, "id", "created_at"],
     )
 
 
