@@ -7,10 +7,11 @@ import asyncpg
 import pytest
 import pytest_asyncio
 import structlog
+from fastapi import FastAPI
 from httpx2 import AsyncClient
 from sqlalchemy import URL
 from tests.conftest import dsn_of, settings_for
-from tests.integration.support import Held, running
+from tests.integration.support import Held, running, started
 
 from iris_api.database.session import database_url
 from iris_api.settings import Settings
@@ -48,6 +49,19 @@ async def poisoned(connection: asyncpg.Connection) -> None:
         CREATE TRIGGER refuse BEFORE INSERT ON iris_predictions
         FOR EACH ROW EXECUTE FUNCTION refuse();
     """)
+
+
+@pytest.fixture
+def keyed(settings: Settings) -> Settings:
+    """The settings of a service that asks for API keys, and soon forgets what it knows of them."""
+    return settings.model_copy(update={"auth": "keys", "key_cache_seconds": 0.2})
+
+
+@pytest.fixture
+async def guarded(keyed: Settings) -> AsyncIterator[FastAPI]:
+    """An application that asks for keys."""
+    async with started(keyed) as app:
+        yield app
 
 
 # For the long tables of requests that leave no trace: one application for all rows of a table.

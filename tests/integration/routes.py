@@ -1,0 +1,38 @@
+"""All routes: those that are open, and those that are closed to who has no API key."""
+
+from httpx2 import AsyncClient, Response
+from tests.integration.support import assert_problem
+from tests.integration.test_commit_before_answer import EXAMPLES
+
+OPEN = {
+    "GET /",
+    "GET /livez",
+    "GET /readyz",
+    "GET /openapi.json",
+    "HEAD /openapi.json",
+    "GET /docs",
+    "MOUNT /docs/assets",
+}
+CLOSED = sorted(set(EXAMPLES) - OPEN)
+NEEDED = {
+    "POST /predict": "predict",
+    "POST /predict/batch": "predict",
+    "GET /predictions": "read",
+    "GET /predictions/{prediction_id}": "read",
+    "GET /model": "read",
+    "GET /metrics": "admin",
+}
+
+
+async def ask(
+    client: AsyncClient, route: str, headers: dict[str, str] | list[tuple[bytes, bytes]]
+) -> Response:
+    """Send a route its example."""
+    method = route.split(maxsplit=1)[0].replace("MOUNT", "GET")
+    example = EXAMPLES[route]
+    return await client.request(method, example.url, json=example.body, headers=headers)
+
+
+def assert_unauthorized(response: Response) -> None:
+    assert_problem(response, 401, "unauthorized")
+    assert response.headers["WWW-Authenticate"] == "Bearer"

@@ -1,0 +1,113 @@
+"""Idempotency keys are forgotten after a day, beside all that goes on."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+from httpx2 import AsyncClient
+from sqlalchemy.ext.asyncio import AsyncSession
+from tests.integration.repeats import ask, ask_all, assert_same, count_keys
+from tests.integration.support import (
+    SETOSA,
+    VIRGINICA,
+    assert_problem,
+    count_rows,
+    running,
+)
+
+from iris_api.database import housekeeping, keyed_writes
+from iris_api.database.crud import prune_idempotency_keys
+from iris_api.settings import Settings
+
+
+async def test_old_keys_are_forgotten_and_may_be_used_anew(
+    client: AsyncClient, connection: asyncpg.Connection, session: AsyncSession
+) -> None:
+    old, _, young = [await ask(client, key) for key in ("old", "older", "young")]
+    await connection.execute(
+        "UPDATE idempotency_keys SET created_at = now() - interval '24 hours 1 second'"
+        " WHERE key <> 'young'"
+    )
+    await connection.execute(
+        "UPDATE idempotency_keys SET created_at = now() - interval '23 hours 59 minutes'"
+        " WHERE key = 'young'"
+    )
+    assert await prune_idempotency_keys(session, older_than=timedelta(hours=24)) == 2
+    assert await prune_idempotency_keys(session, older_than=timedelta(hours=24)) == 0
+    assert_same([young, await ask(client, "young")])
+    new = await ask(client, "old", VIRGINICA)
+    assert new.status_code == 200
+    assert new.json()["id"] != old.json()["id"]
+    assert await count_rows(connection) == 4  # what was predicted is kept
+
+
+async def test_keys_are_forgotten_in_chunks(
+    connection: asyncpg.Connection, session: AsyncSession
+) -> None:
+    await connection.execute(
+        "INSERT INTO idempotency_keys (client, key, is_batch, prediction_ids, created_at)"
+        " SELECT 'one', n::text, false, ARRAY[n], now() - interval '2 days'"
+        " FROM generate_series(1, 25000) AS n"
+    )
+    day = timedelta(days=1)
+    pruned = [await prune_idempotency_keys(session, older_than=day) for _ in range(4)]
+    assert pruned == [10_000, 10_000, 5000, 0]
+    assert await count_keys(connection) == 0
+
+
+async def test_the_service_goes_on_forgetting_keys_whatever_went_wrong_before(
+    settings: Settings, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "_SECONDS_BETWEEN_ROUNDS", 0.02)
+    await connection.execute("""
+        CREATE SEQUENCE attempts;
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF nextval('attempts') = 1 THEN RAISE EXCEPTION 'a defect'; END IF;
+            RETURN OLD;
+        END $$;
+        CREATE TRIGGER refuse BEFORE DELETE ON idempotency_keys
+        FOR EACH ROW EXECUTE FUNCTION refuse();
+    """)
+    async with running(settings) as client:
+        assert (await ask(client, "old")).status_code == 200
+        assert (await ask(client, "young")).status_code == 200
+        await connection.execute(
+            "UPDATE idempotency_keys SET created_at = now() - interval '25 hours' WHERE key = 'old'"
+        )
+        async with asyncio.timeout(30):
+            while await connection.fetchval("SELECT count(*) FROM idempotency_keys") == 2:
+                await asyncio.sleep(0.02)
+    assert await connection.fetchval("SELECT last_value FROM attempts") == 2
+    assert await connection.fetchval("SELECT key FROM idempotency_keys") == "young"
+
+
+async def test_a_key_that_is_forgotten_while_its_row_is_looked_for_is_not_called_reused(
+    client: AsyncClient, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await ask(client, "old")
+    find = keyed_writes._find
+
+    async def forget_and_find(*args: Any, **kwargs: Any) -> Any:
+        await connection.execute("DELETE FROM idempotency_keys")
+        return await find(*args, **kwargs)
+
+    monkeypatch.setattr(keyed_writes, "_find", forget_and_find)
+    assert_problem(await ask(client, "old"), 503, "outcome-unknown")
+    monkeypatch.undo()
+    again = await ask(client, "old")
+    assert again.status_code == 200
+    assert again.content != first.content
+
+
+async def test_keys_that_another_replica_is_just_forgetting_are_passed_over(
+    connection: asyncpg.Connection, session: AsyncSession, client: AsyncClient
+) -> None:
+    await ask_all(client, [("one", SETOSA), ("other", SETOSA)])
+    await connection.execute("UPDATE idempotency_keys SET created_at = now() - interval '2 days'")
+    async with connection.transaction():
+        await connection.execute("DELETE FROM idempotency_keys WHERE key = 'one'")
+        assert await prune_idempotency_keys(session, older_than=timedelta(days=1)) == 1
+    assert await count_keys(connection) == 0

@@ -1,0 +1,125 @@
+"""API keys are looked up once, and remembered for a while."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import URL
+from tests.conftest import execute
+from tests.integration.routes import CLOSED, ask, assert_unauthorized
+from tests.integration.support import (
+    SETOSA,
+    assert_problem,
+    client_of,
+    make_key,
+    predict_once_noticed,
+    started,
+    until_pooler_tries_again,
+)
+
+from iris_api.database.api_keys import create_api_key, revoke_api_key
+from iris_api.database.session import one_session
+from iris_api.settings import Settings
+
+END_CONNECTIONS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'iris-api'"
+)
+
+
+async def test_a_key_expires_on_time(guarded: FastAPI, keyed: Settings) -> None:
+    async with one_session(keyed) as session:
+        row, token = await create_api_key(session, "one", ["read"], timedelta(seconds=1))
+    assert row.expires_at is not None
+    async with client_of(guarded, Authorization=f"Bearer {token}") as client:
+        status = (await client.get("/predictions")).status_code
+        assert status == 200 or datetime.now(UTC) >= row.expires_at
+        left = (row.expires_at - datetime.now(UTC)).total_seconds()
+        await asyncio.sleep(max(0, left) + keyed.key_cache_seconds)  # by then it has to be refused
+        assert_unauthorized(await client.get("/predictions"))
+
+
+async def test_a_revoked_key_is_refused_as_soon_as_what_was_known_is_forgotten(
+    guarded: FastAPI, keyed: Settings
+) -> None:
+    async with one_session(keyed) as session:
+        row, token = await create_api_key(session, "one", ["read"])
+        async with client_of(guarded, Authorization=f"Bearer {token}") as client:
+            assert (await client.get("/predictions")).status_code == 200
+            assert await revoke_api_key(session, row.id)
+            await asyncio.sleep(keyed.key_cache_seconds)  # by then it has to be refused
+            assert_unauthorized(await client.get("/predictions"))
+
+
+async def test_a_key_is_asked_for_once_while_it_is_remembered(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    keyed = settings.model_copy(update={"auth": "keys", "key_cache_seconds": 3600.0})
+    header = await make_key(keyed)
+    async with started(keyed) as app, client_of(app, **header) as client:
+        assert (await client.get("/predictions")).status_code == 200
+        await connection.execute("DELETE FROM api_keys")
+        assert (await client.get("/predictions")).status_code == 200
+        await connection.execute("ALTER TABLE api_keys RENAME TO elsewhere")
+        response = await client.get("/predictions", headers={"Authorization": "Bearer other"})
+        assert_problem(response, 503, "schema-outdated")
+        assert (await client.post("/predict", json=SETOSA)).status_code == 200
+
+
+async def test_known_keys_are_believed_while_the_database_is_gone_until_they_are_forgotten(
+    settings: Settings, server_url: URL, database: URL
+) -> None:
+    keyed = settings.model_copy(update={"auth": "keys", "key_cache_seconds": 3600.0})
+    header = await make_key(keyed)
+    allow = f"ALTER DATABASE {database.database} WITH ALLOW_CONNECTIONS"
+    async with started(keyed) as app, client_of(app, **header) as client:
+        assert (await client.get("/model")).status_code == 200
+        await asyncio.to_thread(execute, server_url, f"{allow} false")
+        await asyncio.to_thread(execute, server_url, END_CONNECTIONS)
+        assert (await client.get("/model")).status_code == 200
+        # The key is known; it is the prediction for which there is no database.
+        assert_problem(await predict_once_noticed(client), 503, "database-unavailable")
+        app.state.resources.keyring._remembered.clear()  # as time will
+        for route in CLOSED:
+            assert_problem(await ask(client, route, {}), 503, "database-unavailable")
+        await asyncio.to_thread(execute, server_url, f"{allow} true")
+        await until_pooler_tries_again(keyed, client)
+        assert (await client.post("/predict", json=SETOSA)).status_code == 200
+
+
+async def test_a_flood_of_unknown_keys_takes_one_connection(
+    guarded: FastAPI, connection: asyncpg.Connection
+) -> None:
+    resources = guarded.state.resources
+    in_use: list[float] = []
+    async with client_of(guarded) as client:
+
+        async def try_key(number: int) -> int:
+            response = await client.get(
+                "/predictions", headers={"Authorization": f"Bearer iris_{number}"}
+            )
+            in_use.append(resources.metrics.connections_in_use._value.get())
+            return response.status_code
+
+        statuses = await asyncio.gather(*(try_key(number) for number in range(500)))
+    assert set(statuses) == {401}
+    assert max(in_use) <= 1
+    assert (
+        await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'iris-api'"
+        )
+        <= 1
+    )
+    assert len(resources.keyring._remembered) <= 10_000
+
+
+async def test_what_is_remembered_of_keys_is_bounded(
+    guarded: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iris_api.database.keyring._MAX_REMEMBERED", 50)
+    keyring = guarded.state.resources.keyring
+    for first in range(0, 500, 100):
+        await asyncio.gather(*(keyring.caller_of(f"{first + n}") for n in range(100)))
+        assert len(keyring._remembered) == 50
