@@ -1,12 +1,14 @@
 """Servers for the end-to-end tests, each ended with its test."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 from sqlalchemy import URL
-from tests.e2e.service import Service, serving
+from tests.conftest import way_to
+from tests.e2e.service import Service, poll_until, serving
+from tests.e2e.stopping import connections_limit
 
 SECONDS = 1.0
 """What a client may take for each thing that it owes."""
@@ -39,6 +41,19 @@ def start(folder: Path) -> Iterator[Start]:
     yield start
     for service in started:
         service.clean_up()
+
+
+@pytest.fixture
+def begin(start: Start, database: URL, data_dir: Path) -> Callable[..., Service]:
+    """Starts a service with all its parts and these settings, and waits until it is ready."""
+
+    def begin(**settings: object) -> Service:
+        service = start(**way_to(database), data_dir=data_dir, **settings).until_ready()
+        limit = 8 * int(str(settings.get("workers", 1)))
+        poll_until(lambda: connections_limit(service) == limit, "all workers have begun")
+        return service
+
+    return begin
 
 
 @pytest.fixture(scope="module")

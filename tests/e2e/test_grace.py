@@ -9,7 +9,7 @@ from sqlalchemy import URL
 from tests.e2e.raw import GET, connected, predict
 from tests.e2e.rows import HeldUp
 from tests.e2e.service import Service, poll_until, serving
-from tests.e2e.test_stopping import LONG, assert_ends
+from tests.e2e.stopping import LONG, assert_ends
 from tests.integration.support import fetch
 from tests.proxy import Proxy
 

@@ -1,10 +1,14 @@
 """A real server on a database of its own, for all fuzzing of a module."""
 
+import asyncio
 from collections.abc import Iterator
 
+import asyncpg
 import pytest
 from sqlalchemy import URL
+from tests.conftest import dsn_of
 from tests.e2e.service import Service, serving
+from tests.fuzz.judging import Stored
 
 MAX_BODY_BYTES = 1_000_000
 
@@ -23,3 +27,11 @@ def service(
         yield service
         assert service.process.poll() is None, "it ended in the course of the tests"
         assert "Traceback" not in service.output + service.errors
+
+
+@pytest.fixture(scope="module")
+def stored(service_database: URL) -> Iterator[Stored]:
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(dsn_of(service_database)))
+        yield Stored(runner, connection)
+        runner.run(connection.close())

@@ -1,9 +1,9 @@
+"""What ``/readyz`` and ``/livez`` say of a service whose database fails it."""
+
 import asyncio
-import pickle
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from httpx2 import AsyncClient
 from sqlalchemy import URL, make_url
 from tests.conftest import execute, settings_for
+from tests.integration.states import PARTS, assert_alive, checks
 from tests.integration.support import (
     SETOSA,
     assert_problem,
@@ -26,32 +27,11 @@ from iris_api.database import IrisFeatures, IrisPrediction, create_prediction, r
 from iris_api.database.migrations import head_revision, migrate
 from iris_api.database.session import refuse_unsafe
 from iris_api.errors import DatabaseUnavailable
-from iris_api.inference.artifact import MANIFEST_NAME, Manifest
 from iris_api.settings import Settings
 
-PARTS = {"database", "schema", "model"}
 END_CONNECTIONS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'iris-api'"
 )
-
-
-async def checks(client: AsyncClient) -> dict[str, str]:
-    """The state of each part, whether all are there or not."""
-    response = await client.get("/readyz")
-    body: dict[str, Any] = response.json()
-    if response.status_code == 200:
-        assert body["status"] == "ready"
-    else:
-        assert_problem(response, 503, "not-ready")
-    assert set(body["checks"]) == PARTS
-    assert all(check["detail"] for check in body["checks"].values())
-    return {part: check["status"] for part, check in body["checks"].items()}
-
-
-async def assert_alive(client: AsyncClient) -> None:
-    response = await client.get("/livez")
-    assert response.status_code == 200
-    assert response.json() == {"status": "alive"}
 
 
 async def test_a_service_with_all_its_parts_is_ready(client: AsyncClient) -> None:
@@ -231,77 +211,3 @@ async def test_a_database_that_does_not_store_is_not_ready_though_it_answers(
                 monkeypatch.undo()
         assert (await client.post("/predict", json=SETOSA)).status_code == 200
         assert await checks(client) == dict.fromkeys(PARTS, "ok")
-
-
-async def assert_no_model(settings: Settings, words: str) -> None:
-    """The service without a model: it says why, and the history is still there."""
-    async with running(settings) as client:
-        await assert_alive(client)
-        assert await checks(client) == {"database": "ok", "schema": "ok", "model": "failed"}
-        for response in [
-            await client.post("/predict", json=SETOSA),
-            await client.post("/predict/batch", json={"items": [SETOSA]}),
-            await client.get("/model"),
-        ]:
-            assert words in assert_problem(response, 503, "model-unavailable")["detail"]
-        assert (await client.get("/predictions")).status_code == 200
-
-
-async def test_a_model_with_one_byte_changed_is_refused(settings: Settings) -> None:
-    [file] = settings.model_dir.glob("*.joblib")
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    await assert_no_model(settings, "digest")
-
-
-class _Trap:
-    """Leaves a file behind where it is unpickled."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.trace,)
-
-
-async def test_a_model_that_was_replaced_is_never_unpickled(
-    settings: Settings, tmp_path: Path
-) -> None:
-    trace = tmp_path / "trace"
-    trap = pickle.dumps(_Trap(trace))
-    pickle.loads(trap)  # noqa: S301, to see that it works
-    trace.unlink()
-    [file] = settings.model_dir.glob("*.joblib")
-    file.write_bytes(trap)
-    await assert_no_model(settings, "digest")
-    assert not trace.exists()
-
-
-async def test_no_model_is_no_reason_not_to_start(database: URL, tmp_path: Path) -> None:
-    await assert_no_model(settings_for(database, tmp_path / "empty"), "`iris-api train`")
-
-
-async def test_a_model_of_other_libraries_is_refused(settings: Settings) -> None:
-    path = settings.model_dir / MANIFEST_NAME
-    manifest = Manifest.model_validate_json(path.read_bytes())
-    libraries = {**manifest.libraries, "scikit-learn": "0.1"}
-    path.write_text(manifest.model_copy(update={"libraries": libraries}).model_dump_json())
-    await assert_no_model(settings, "scikit-learn 0.1")
-
-
-async def test_a_pinned_model_is_the_only_one_that_is_loaded(settings: Settings) -> None:
-    manifest = Manifest.model_validate_json((settings.model_dir / MANIFEST_NAME).read_bytes())
-    async with running(settings.model_copy(update={"model_sha256": manifest.sha256})) as client:
-        assert (await checks(client))["model"] == "ok"
-    await assert_no_model(settings.model_copy(update={"model_sha256": "0" * 64}), "MODEL_SHA256")
-
-
-async def test_the_models_card_is_shown(client: AsyncClient, settings: Settings) -> None:
-    manifest = Manifest.model_validate_json((settings.model_dir / MANIFEST_NAME).read_bytes())
-    card = (await client.get("/model")).json()
-    assert Manifest.model_validate(card) == manifest
-    assert card["classes"] == ["setosa", "versicolor", "virginica"]
-    assert [feature["name"] for feature in card["features"]] == list(SETOSA)
-    assert all(feature["minimum"] < feature["maximum"] for feature in card["features"])
-    assert card["version"] == (await client.post("/predict", json=SETOSA)).json()["model_version"]

@@ -1,0 +1,72 @@
+"""What each signal does: the first stops by degrees, the second at once."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+from tests.e2e.service import Service, poll_until
+from tests.e2e.stopping import (
+    LONG,
+    WORKERS,
+    assert_ends,
+    until_unready,
+)
+from tests.faults.processes import send
+from tests.faults.services import workers_of
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_delay(
+    begin: Callable[..., Service], second: signal.Signals
+) -> None:
+    service = begin(shutdown_delay=10 * LONG)
+    service.process.send_signal(signal.SIGTERM)
+    until_unready(service)
+    service.process.send_signal(second)
+    assert_ends(service, 0)
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_delay_of_all_workers(
+    begin: Callable[..., Service], second: signal.Signals
+) -> None:
+    service = begin(workers=2, shutdown_delay=10 * LONG)
+    *_, busy = workers_of(service)
+    send(signal.SIGSTOP, [busy])  # so to it, the two signals are one
+    service.process.send_signal(signal.SIGTERM)
+    until_unready(service)
+    service.process.send_signal(second)
+    time.sleep(1)  # the supervisor passes it on ten times a second
+    send(signal.SIGCONT, [busy])
+    began = time.monotonic()
+    poll_until(
+        lambda: service.process.poll() is not None or time.monotonic() - began > LONG / 3,
+        "it has ended, or will not",
+    )
+    code = service.process.poll()
+    if code is None:
+        os.killpg(service.process.pid, signal.SIGKILL)
+        service.wait()
+    assert code == 0
+    service.leaves_nothing()
+
+
+@WORKERS
+def test_the_keys_of_a_terminal_stop_it_at_once(
+    begin: Callable[..., Service], workers: int
+) -> None:
+    """Ctrl-C goes to all processes of the group."""
+    service = begin(workers=workers, shutdown_delay=10 * LONG)
+    os.killpg(service.process.pid, signal.SIGINT)
+    assert_ends(service, 0)
+
+
+@WORKERS
+def test_sigint_to_the_service_alone_stops_it_by_its_end(
+    begin: Callable[..., Service], workers: int
+) -> None:
+    service = begin(workers=workers, shutdown_delay=1)
+    service.process.send_signal(signal.SIGINT)
+    assert_ends(service, 1)
