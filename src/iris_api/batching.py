@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from iris_api.errors import Overloaded
@@ -14,6 +15,16 @@ Result = TypeVar("Result")
 
 class CancelledInFlight(asyncio.CancelledError):
     """The caller was cancelled when its item's batch had begun, so the item is being worked on."""
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting(Generic[Item, Result]):
+    """An item, and the caller who waits for what becomes of it."""
+
+    item: Item
+    future: asyncio.Future[Result]
+    since: float
+    has_begun: bool = False
 
 
 class Batcher(Generic[Item, Result]):
@@ -44,7 +55,7 @@ class Batcher(Generic[Item, Result]):
         self._max_waiting = max_waiting
         self._max_wait = max_wait
         self._max_in_flight = max_in_flight
-        self._waiting: deque[tuple[Item, asyncio.Future[Result], float]] = deque()
+        self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._in_flight: set[asyncio.Task[None]] = set()
         self._unbegun = 0
         self._closed = False
@@ -63,15 +74,15 @@ class Batcher(Generic[Item, Result]):
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(f"{self._max_waiting} requests wait already. Try again soon.")
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-        self._waiting.append((item, future, loop.time()))
+        waiting: _Waiting[Item, Result] = _Waiting(item, loop.create_future(), loop.time())
+        self._waiting.append(waiting)
         self._start_batches()
         try:
-            return await future
+            return await waiting.future
         except asyncio.CancelledError as error:
-            if any(waiting is future for _, waiting, _ in self._waiting):
-                raise
-            raise CancelledInFlight from error
+            if waiting.has_begun:
+                raise CancelledInFlight from error
+            raise
 
     async def aclose(self) -> None:
         """Take no more items; return when all that were taken have their results."""
@@ -126,14 +137,16 @@ class Batcher(Generic[Item, Result]):
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
         oldest = asyncio.get_running_loop().time() - self._max_wait
         while self._waiting and len(batch) < self._max_batch:
-            item, future, since = self._waiting.popleft()
-            if future.done():
+            waiting = self._waiting.popleft()
+            if waiting.future.done():
                 continue
-            if since < oldest:
-                future.set_exception(Overloaded(f"Waited {self._max_wait:g} s. Try again soon."))
+            if waiting.since < oldest:
+                problem = Overloaded(f"Waited {self._max_wait:g} s. Try again soon.")
+                waiting.future.set_exception(problem)
             else:
-                batch.append((item, future))
+                waiting.has_begun = True
+                batch.append((waiting.item, waiting.future))
         return batch
 
     def _forget_cancelled(self) -> None:
-        self._waiting = deque(entry for entry in self._waiting if not entry[1].done())
+        self._waiting = deque(one for one in self._waiting if not one.future.done())

@@ -146,6 +146,22 @@ async def test_who_is_cancelled_learns_whether_the_batch_had_begun() -> None:
     assert gate.batches == [[1]]
 
 
+async def test_who_is_cancelled_just_before_a_batch_begins_is_told_that_it_had_not() -> None:
+    gate = Gate()
+    batcher = batcher_of(gate, max_batch=1)
+    [first] = submit(batcher, 1)
+    await turn()
+    [second] = submit(batcher, 2)
+    await turn()
+    second.cancel()
+    batcher._take()  # as a batch that begins in the same turn of the loop
+    with pytest.raises(asyncio.CancelledError) as error:
+        await second
+    assert not isinstance(error.value, CancelledInFlight)
+    gate.open()
+    assert await first == 10
+
+
 async def test_cancelled_callers_make_room() -> None:
     gate = Gate()
     batcher = batcher_of(gate, max_batch=1, max_waiting=1)
