@@ -1,14 +1,30 @@
-"""What becomes of connections that are lost while others are made."""
+"""What becomes of connections that are lost: while others are made, and at a session's end."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import asyncpg
 from fastapi import FastAPI
 from httpx2 import AsyncClient
 from sqlalchemy import event
-from tests.integration.support import SETOSA, assert_problem, engine_of
+from starlette.types import Message
+from tests.integration.support import (
+    POISON,
+    SETOSA,
+    assert_problem,
+    client_of,
+    engine_of,
+    make_key,
+)
 
+from iris_api.database import IrisFeatures
+from iris_api.database.api_keys import ANYBODY
 from iris_api.database.pool import watch_of
+from iris_api.database.writes import NewPrediction
+from iris_api.errors import DatabaseUnavailable
+from iris_api.inference import ClassPrediction
+from iris_api.settings import Settings
 
 
 async def whenever_one_is_made(app: FastAPI, listener: Callable[[Any, Any], None]) -> None:
@@ -44,3 +60,97 @@ async def test_a_new_connection_that_is_lost_at_once_is_not_the_services_fault(
         await client.post("/predict", json=SETOSA), 503, "database-unavailable"
     )["detail"]
     assert "PostgreSQL broke off. Nothing was stored." in detail
+
+
+def lose_all_at_their_end(app: FastAPI) -> list[object]:
+    """Have each session's connection break where it is about to roll back; return which did."""
+    lost: list[object] = []
+
+    def lose(connection: Any) -> None:
+        lost.append(connection)
+        connection.connection.driver_connection.terminate()
+
+    event.listen(engine_of(app).sync_engine, "rollback", lose)
+    return lost
+
+
+async def test_a_connection_that_is_lost_when_all_is_said_spoils_no_answer(
+    guarded: FastAPI, keyed: Settings
+) -> None:
+    async with client_of(guarded, **await make_key(keyed)) as client:
+        lost = lose_all_at_their_end(guarded)
+        assert (await client.get("/predictions")).status_code == 200
+        assert len(lost) == 2  # the key's, and the history's
+        response = await client.get("/predictions/1")
+        assert_problem(response, 404, "prediction-not-found")
+        assert (await client.get("/readyz")).status_code == 200
+    pool: Any = engine_of(guarded).sync_engine.pool
+    assert pool.checkedout() == 0
+
+
+async def test_a_session_has_given_its_connection_back_when_the_answer_begins(
+    app: FastAPI,
+) -> None:
+    """Else a client who does not read keeps it for as long."""
+    pool: Any = engine_of(app).sync_engine.pool
+    in_use = []
+
+    async def send(message: Message) -> None:
+        in_use.append((message["type"], pool.checkedout()))
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    scope = {
+        "type": "http", "method": "GET", "path": "/predictions", "raw_path": b"/predictions",
+        "query_string": b"", "headers": [], "http_version": "1.1", "root_path": "",
+    }  # fmt: skip
+    await app(scope, receive, send)
+    assert in_use == [("http.response.start", 0), ("http.response.body", 0)]
+
+
+async def test_a_key_whose_ids_cannot_be_drawn_harms_its_own_rows_alone(
+    guarded: FastAPI, keyed: Settings, connection: asyncpg.Connection
+) -> None:
+    async with (
+        client_of(guarded, **await make_key(keyed, "a")) as broken,
+        client_of(guarded, **await make_key(keyed, "b")) as whole,
+    ):
+        for client in (broken, whole):
+            assert (await client.post("/predict", json=SETOSA)).status_code == 200
+        sequence = await connection.fetchval(
+            "SELECT 'iris_prediction_ids_' || id_range FROM api_keys WHERE client = 'a'"
+        )
+        await connection.execute(f"DROP SEQUENCE {sequence}")
+        responses = await asyncio.gather(
+            *(
+                client.post("/predict", json=SETOSA)
+                for client in (whole, whole, broken, whole, broken, whole)
+            )
+        )
+    statuses = [response.status_code for response in responses]
+    assert statuses == [200, 200, 503, 200, 503, 200]
+
+
+async def test_trouble_of_a_half_is_not_forgotten_for_the_other_half_was_refused(
+    app: FastAPI, client: AsyncClient, connection: asyncpg.Connection
+) -> None:
+    await connection.execute("""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF NEW.sepal_length = 6.66 THEN RAISE EXCEPTION 'poison'; END IF;
+            RAISE EXCEPTION USING ERRCODE = 'disk_full';
+        END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON iris_predictions
+        FOR EACH ROW EXECUTE FUNCTION refuse();
+    """)
+    answer = ClassPrediction(0, "setosa", None, None)
+    group = [
+        NewPrediction.of(ANYBODY, IrisFeatures(**features).as_row(), answer)
+        for features in (POISON, SETOSA)
+    ]
+    record = app.state.resources.recorder.record
+    outcomes = await asyncio.gather(*map(record, group), return_exceptions=True)
+    assert isinstance(outcomes[0], asyncpg.RaiseError)
+    assert isinstance(outcomes[1], DatabaseUnavailable)
+    assert "53100" in (await client.get("/readyz")).text

@@ -4,6 +4,8 @@ from asyncpg.exceptions import (
     AdminShutdownError,
     CannotConnectNowError,
     ConnectionFailureError,
+    IndexCorruptedError,
+    InsufficientPrivilegeError,
     InvalidCatalogNameError,
     InvalidPasswordError,
     LockNotAvailableError,
@@ -42,6 +44,8 @@ UNAVAILABLE = [
     PostgresIOError,
     ReadOnlySQLTransactionError,
     LockNotAvailableError,
+    IndexCorruptedError,
+    InsufficientPrivilegeError,
 ]
 DEFECTS = [UniqueViolationError, PostgresSyntaxError, NumericValueOutOfRangeError]
 

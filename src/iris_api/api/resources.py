@@ -63,6 +63,6 @@ def get_model(request: Request) -> ServedModel:
     return get_resources(request).require_model()
 
 
-Session = Annotated[AsyncSession, Depends(get_db)]
+Session = Annotated[AsyncSession, Depends(get_db, scope="function")]
 Model = Annotated[ServedModel, Depends(get_model)]
 ProcessResources = Annotated[Resources, Depends(get_resources)]

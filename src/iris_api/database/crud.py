@@ -4,6 +4,7 @@ Each function raises `DatabaseUnavailable` or `SchemaOutdated` where PostgreSQL 
 then nothing was stored. How groups and batches are stored is `iris_api.database.writes`' matter.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +18,7 @@ from iris_api.database.failures import is_outcome_unknown, translates_failures
 from iris_api.database.models import ANONYMOUS, IdempotencyKey, IrisPrediction
 from iris_api.database.pool import watch_of
 from iris_api.database.schema import PredictionFilters
-from iris_api.database.transactions import driver_transaction
+from iris_api.database.transactions import CancelledWhileStoring, driver_transaction
 from iris_api.errors import OutcomeUnknown
 
 
@@ -33,12 +34,15 @@ class Page:
 async def create_prediction(session: AsyncSession, prediction: IrisPrediction) -> IrisPrediction:
     """Insert and commit one row, and return it with its ``id`` and ``created_at``.
 
-    Raises `OutcomeUnknown` where the connection broke during the commit.
+    Raises `OutcomeUnknown` where the connection broke during the commit, `CancelledWhileStoring`
+    where the caller was cancelled meanwhile.
     """
     session.add(prediction)
     await session.flush()
     try:
         await session.commit()
+    except asyncio.CancelledError as error:
+        raise CancelledWhileStoring from error
     except (OSError, DBAPIError) as error:
         if is_outcome_unknown(error):
             raise OutcomeUnknown("PostgreSQL broke off during the commit.") from error

@@ -12,8 +12,10 @@ from iris_api.settings import load_settings
 async def get_db(request: Request) -> AsyncIterator[AsyncSession]:
     """Yield the request's session; close it, and so roll back what is not committed, afterwards.
 
-    It never commits: this code runs again only after the answer has left, and an answer must not
-    leave before its commit. So `iris_api.database.crud` commits, before the endpoint returns.
+    It never commits: an answer must not leave before its commit, and with FastAPI's own scope for a
+    dependency this code runs again only after the answer has left. So `iris_api.database.crud`
+    commits, before the endpoint returns. With ``scope="function"`` the session is closed before
+    the answer is sent, and no client who reads slowly keeps its connection.
     """
     async with session_factory_of(request.app)() as session:
         yield session

@@ -24,9 +24,10 @@ _ASYNCPG_ERRORS = (
 _WRAPPERS = (DBAPIError, EmulatedDBAPIException)
 """What SQLAlchemy puts around an error of asyncpg's: both, or its pool the latter alone."""
 # Classes and codes of https://www.postgresql.org/docs/18/errcodes-appendix.html
-_UNAVAILABLE_CLASSES = ("08", "28", "3D", "40", "53", "57", "58")
+_UNAVAILABLE_CLASSES = ("08", "28", "3D", "40", "53", "57", "58", "XX")
 _UNAVAILABLE_CODES = (
     READ_ONLY,
+    "42501",  # insufficient_privilege
     "55000",  # object_not_in_prerequisite_state: a database that takes no connections
     "55P03",  # lock_not_available
 )
@@ -82,6 +83,11 @@ def problem_of(error: Exception) -> Problem | None:
 def is_refusal_of_a_row(error: asyncpg.PostgresError) -> bool:
     """Whether a row is at fault, so that the others of its group may be stored without it."""
     return sqlstate_of(error).startswith(_ROW_CLASSES)
+
+
+def is_refusal_of_a_sequence(error: asyncpg.PostgresError) -> bool:
+    """Whether the ids of one key may be at fault, so that other clients' rows may be stored."""
+    return sqlstate_of(error) in {"42501", "42P01"}  # no right to it; it is not there
 
 
 def is_outcome_unknown(error: Exception) -> bool:

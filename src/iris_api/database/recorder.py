@@ -15,7 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from iris_api.batching import Batcher, CancelledInFlight
 from iris_api.database.api_keys import Caller
-from iris_api.database.failures import is_refusal_of_a_row, problem_of, translates_failures
+from iris_api.database.failures import (
+    is_refusal_of_a_row,
+    is_refusal_of_a_sequence,
+    problem_of,
+    translates_failures,
+)
 from iris_api.database.keyed_writes import copy_rows_once, insert
 from iris_api.database.transactions import CancelledWhileStoring
 from iris_api.database.writes import NewPrediction, StoredAs, copy_rows
@@ -102,14 +107,19 @@ class Recorder:
 
     @contextmanager
     def _noting_trouble(self) -> Iterator[None]:
+        before = self._trouble
         try:
             yield
         except Exception as error:
-            problem = problem_of(error)
-            if isinstance(problem, (DatabaseUnavailable, OutcomeUnknown)):
-                self._trouble = time.monotonic(), problem
+            self._note(error)
             raise
-        self._trouble = None
+        if self._trouble is before:
+            self._trouble = None
+
+    def _note(self, error: Exception) -> None:
+        problem = problem_of(error)
+        if isinstance(problem, (DatabaseUnavailable, OutcomeUnknown)):
+            self._trouble = time.monotonic(), problem
 
     @translates_failures
     async def _commit(self, group: Sequence[NewPrediction]) -> list[StoredAs | Exception]:
@@ -120,11 +130,17 @@ class Recorder:
     async def _insert(
         self, connection: PoolProxiedConnection, group: Sequence[NewPrediction]
     ) -> list[StoredAs | Exception]:
-        """Commit the group; where PostgreSQL refuses a row, halve it until that row is alone."""
+        """Commit the group; where PostgreSQL refuses a row, halve it until that row is alone.
+
+        Where it may be a key's ids that it refuses, until all in a half have theirs from there.
+        """
         try:
             stored: list[StoredAs | Exception] = [*await insert(connection, group)]
         except asyncpg.PostgresError as error:
-            if not is_refusal_of_a_row(error):
+            has_others = len({new.id_sequence for new in group}) > 1
+            if not is_refusal_of_a_row(error) and not (
+                is_refusal_of_a_sequence(error) and has_others
+            ):
                 raise
             if len(group) == 1:
                 return [error]
@@ -149,4 +165,5 @@ class Recorder:
         try:
             return await self._insert(connection, half)
         except Exception as error:  # noqa: BLE001, whatever it is, each of these callers gets it
+            self._note(error)
             return [problem_of(error) or error] * len(half)

@@ -8,7 +8,7 @@ from uuid import uuid4
 import asyncpg
 from sqlalchemy import URL, MetaData, event, make_url
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -157,9 +157,22 @@ def _milliseconds(seconds: float) -> str:
     return str(max(1, round(seconds * 1000)))
 
 
+class _Session(AsyncSession):
+    """A session that ends without an error where its connection was lost.
+
+    Nothing is at stake by then: PostgreSQL rolls back what it was not told to commit, and the pool
+    gives the connection up. The error would come in place of an answer, or of an earlier error.
+    """
+
+    async def close(self) -> None:
+        """Roll back what is not committed, and give the connection back."""
+        with suppress(OSError, DBAPIError):
+            await super().close()
+
+
 def create_session_factory(engine: AsyncEngine) -> SessionFactory:
     """Sessions whose rows stay readable after the commit, without another query."""
-    return async_sessionmaker(engine, expire_on_commit=False)
+    return async_sessionmaker(engine, class_=_Session, expire_on_commit=False)
 
 
 @asynccontextmanager
