@@ -32,7 +32,10 @@ from iris_api.settings import Settings, load_settings
 from iris_api.tasks import in_background
 
 _SECONDS_BETWEEN_SIGNALS = 0.1
-_SECONDS_TO_LEAVE = _SECONDS_BETWEEN_SIGNALS + SECONDS_TO_CONNECT
+_SECONDS_UNTIL_NOTED = 0.5
+"""What uvicorn's parent of the workers may take to note a signal, which they may get as well."""
+_SECONDS_TO_LEAVE = _SECONDS_UNTIL_NOTED + _SECONDS_BETWEEN_SIGNALS + SECONDS_TO_CONNECT
+_STOPPING = {signal.SIGINT, signal.SIGTERM}
 _OTHER_FILES = 256  # those that are not clients' connections
 _OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
@@ -62,8 +65,12 @@ def _as_server(lifespan: Lifespan[Any], settings: Settings) -> Lifespan[Any]:
     @asynccontextmanager
     async def wrapped(app: FastAPI) -> AsyncIterator[Any]:
         async with lifespan(app) as state, in_background(app.state.connections.watch):
-            last_call = 0 if settings.workers == 1 else _SECONDS_TO_LEAVE  # see _Supervisor
-            _stop_by_degrees(app, settings.shutdown_delay + last_call)
+            if settings.workers == 1:
+                _stop_by_degrees(app, settings.shutdown_delay)
+            else:
+                _stop_by_degrees(
+                    app, settings.shutdown_delay + _SECONDS_TO_LEAVE, deaf=2 * _SECONDS_UNTIL_NOTED
+                )
             _calm_garbage_collector()
             yield state
 
@@ -83,11 +90,14 @@ def _calm_garbage_collector() -> None:
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *gc.get_threshold()[1:])
 
 
-def _stop_by_degrees(app: FastAPI, delay: float) -> None:
+def _stop_by_degrees(app: FastAPI, delay: float, deaf: float = 0) -> None:
     """At SIGTERM, be not ready first, and serve on for ``delay`` seconds before uvicorn stops.
 
     So a load balancer has the time to notice, and the clients to take their next request, over
     another connection, elsewhere. A second signal, or SIGINT, stops at once.
+
+    For ``deaf`` seconds another SIGTERM is taken for the same: where a worker was told along with
+    its parent, that passes it on. A second one the parent says again and again.
     """
     loop = asyncio.get_running_loop()
     stop = signal.getsignal(signal.SIGTERM)  # uvicorn's; it puts back what it found, at its end
@@ -97,10 +107,12 @@ def _stop_by_degrees(app: FastAPI, delay: float) -> None:
     def begin() -> None:
         app.state.is_stopping = True
         app.state.connections.close_after_answers()
+        if deaf:
+            loop.call_later(deaf, signal.signal, signal.SIGTERM, stop)
         loop.call_later(delay, stop, signal.SIGTERM, None)
 
     def on_sigterm(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if deaf else stop)
         loop.call_soon_threadsafe(begin)
 
     signal.signal(signal.SIGTERM, on_sigterm)
@@ -128,7 +140,6 @@ def run(settings: Settings, listener: socket.socket) -> None:
         headers=[("X-Content-Type-Options", "nosniff")],  # an answer is what its type says
         proxy_headers=False,  # nothing in an answer depends on the client's address or scheme
         backlog=BACKLOG,
-        timeout_keep_alive=settings.keep_alive_timeout,
         timeout_graceful_shutdown=settings.shutdown_timeout,
     )
     if settings.workers == 1:
@@ -168,9 +179,10 @@ class _Supervisor(Multiprocess):
         end = time.monotonic() + self._delay
         for worker in self.processes:
             while worker.process.is_alive():
-                if self.signal_queue:
+                is_told_again = not _STOPPING.isdisjoint(self.signal_queue)
+                if is_told_again:
                     self._tell_again()
-                if self.signal_queue or time.monotonic() >= end:
+                if is_told_again or time.monotonic() >= end:
                     self._leave()
                 worker.process.join(_SECONDS_BETWEEN_SIGNALS)
 

@@ -1,5 +1,6 @@
 """How the service stops: what it still does, and for whom."""
 
+import os
 import signal
 import socket
 import time
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
+import pytest
 from sqlalchemy import URL
 from tests.e2e.raw import BODY, GET, HEAD, Raw, connected, predict
 from tests.e2e.service import Service, poll_until
@@ -89,17 +91,22 @@ def test_a_request_that_was_accepted_is_answered_before_the_end(
     assert_ends(service, 0)
 
 
-@WORKERS
+@pytest.mark.parametrize(("workers", "tell"), [(1, os.kill), (2, os.kill), (2, os.killpg)])
 def test_who_has_connected_is_served_though_nobody_has_accepted_it_yet(
-    begin: Callable[..., Service], workers: int
+    begin: Callable[..., Service], workers: int, tell: Callable[[int, int], None]
 ) -> None:
-    """Each asks over a connection of its own, one after the other, until nobody takes one."""
-    service = begin(workers=workers, shutdown_delay=0.5)
+    """Each asks over a connection of its own, one after the other, until nobody takes one.
+
+    Some supervisors tell all processes of the service, not the first one alone.
+    """
+    service = begin(workers=workers, shutdown_delay=1.5)
     with ThreadPoolExecutor(8) as threads:
         clients = [threads.submit(count_answers, service) for _ in range(8)]
         ask(service, "GET", "/livez")
-        service.process.send_signal(signal.SIGTERM)
+        told = time.monotonic()
+        tell(service.process.pid, signal.SIGTERM)
         assert all(client.result() > 10 for client in clients)
+        assert time.monotonic() - told >= 1.5
     assert_ends(service, 0)
 
 

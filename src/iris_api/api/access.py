@@ -103,7 +103,10 @@ def may(key_scope: KeyScope) -> Callable[[Request], Caller]:
                 raise Unauthorized(_HOW)
             return ANYBODY
         if key_scope not in caller.scopes:
-            raise Forbidden(f"This API key does not have the scope `{key_scope}`.")
+            raise Forbidden(
+                f"This API key does not have the scope `{key_scope}`. Use one that has it, made by "
+                f"`iris-api keys create` with `--scope {key_scope}`."
+            )
         return caller
 
     return caller_of

@@ -46,12 +46,14 @@ class Heads:
             return self._fault_of_host(host)
         if version == "1.0":
             return None  # no browser's, which all send a Host
-        return MalformedRequest("There is no header Host, which HTTP/1.1 asks for.")
+        return MalformedRequest("There is no header Host, which HTTP/1.1 asks for. Send it.")
 
     def _find_fault_of_host(self, host: bytes) -> Problem | None:
         match = _HOST.fullmatch(host.strip())
         if match is None:
-            return MalformedRequest("The header Host does not hold a name or an address.")
+            return MalformedRequest(
+                "The header Host does not hold a name or an address. Send this server's."
+            )
         if self._names is None or _is_own(match[1].decode("ascii").lower(), self._names):
             return None
         return Misdirected(
