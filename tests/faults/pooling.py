@@ -5,9 +5,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sqlalchemy import URL
+from tests.faults.asking import OVERLOADED
 from tests.pgbouncer import pgbouncer
 
 POOLED = os.environ.get("FAULTS_PGBOUNCER", "0") != "0"
+HELD_UP = (OVERLOADED,) if POOLED else ()
+"""How requests come out besides where PostgreSQL ends: PgBouncer holds them until it is back, so
+that others wait for too long."""
 
 
 class Pooling:

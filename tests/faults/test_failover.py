@@ -10,6 +10,7 @@ from tests.e2e.service import Service, assert_one_clear_sentence, poll_until
 from tests.faults.asking import UNAVAILABLE, UNKNOWN, UNSAFE
 from tests.faults.beside import outlast, proxy_before, staying_alive
 from tests.faults.conftest import OpenTrial
+from tests.faults.pooling import HELD_UP
 from tests.faults.postgres import Postgres
 from tests.faults.scale import seconds
 from tests.faults.trial import Trial
@@ -29,7 +30,7 @@ def test_a_standby_takes_over(open_trial: OpenTrial) -> None:
                     promoted = time.monotonic()
                     proxy.point_at(standby.url())
                     trial.until_recovered(service.port, since=promoted)
-        trial.conclude(service.port, UNAVAILABLE, UNKNOWN)
+        trial.conclude(service.port, UNAVAILABLE, UNKNOWN, *HELD_UP)
         trial.go_on("standby reached before its promotion")
         reach_standbys_too_early(trial, proxy, service)
 
@@ -45,7 +46,7 @@ def reach_standbys_too_early(trial: Trial, proxy: Proxy, service: Service) -> No
                 outlast(service.port, seconds(3, at_least=1), "takes no writes")
                 standby.promote()
                 trial.until_recovered(service.port, since=time.monotonic())
-    trial.conclude(service.port, UNAVAILABLE, UNKNOWN)
+    trial.conclude(service.port, UNAVAILABLE, UNKNOWN, *HELD_UP)
 
 
 @contextmanager
@@ -86,7 +87,7 @@ def test_a_server_that_may_lose_something_is_left_alone(
             outlast(service.port, 1, f"{parameter} off")
             start_anew(trial.postgres, f"{parameter}=on")
             trial.until_recovered(service.port, since=time.monotonic())
-    trial.conclude(service.port, UNAVAILABLE, UNKNOWN, UNSAFE)
+    trial.conclude(service.port, UNAVAILABLE, UNKNOWN, UNSAFE, *HELD_UP)
 
 
 def start_anew(postgres: Postgres, option: str) -> None:

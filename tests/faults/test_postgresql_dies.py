@@ -6,6 +6,7 @@ import time
 
 from tests.faults.asking import UNAVAILABLE, UNKNOWN
 from tests.faults.conftest import OpenTrial
+from tests.faults.pooling import HELD_UP
 from tests.faults.processes import send
 from tests.faults.storms import LAZY_LOG, kill_postgresql
 
@@ -18,7 +19,7 @@ def test_postgresql_is_restarted(open_trial: OpenTrial) -> None:
             trial.until_stored(200)
             trial.postgres.restart("immediate")
             trial.until_recovered(service.port, since=time.monotonic())
-    trial.conclude(service.port, UNAVAILABLE, UNKNOWN)
+    trial.conclude(service.port, UNAVAILABLE, UNKNOWN, *HELD_UP)
 
 
 def test_postgresql_is_killed(open_trial: OpenTrial) -> None:
@@ -26,7 +27,7 @@ def test_postgresql_is_killed(open_trial: OpenTrial) -> None:
     trial = open_trial("SIGKILL of PostgreSQL", *LAZY_LOG)
     service = trial.serve()
     kill_postgresql(trial, service, 10, at_least=2)
-    trial.conclude(service.port, UNAVAILABLE, UNKNOWN)
+    trial.conclude(service.port, UNAVAILABLE, UNKNOWN, *HELD_UP)
 
 
 def test_a_backend_is_killed(open_trial: OpenTrial) -> None:
@@ -39,4 +40,4 @@ def test_a_backend_is_killed(open_trial: OpenTrial) -> None:
             killed = time.monotonic()
             send(signal.SIGKILL, [random.choice(trial.postgres.backends())])
             trial.until_recovered(service.port, since=killed)
-    trial.conclude(service.port, UNAVAILABLE, UNKNOWN)
+    trial.conclude(service.port, UNAVAILABLE, UNKNOWN, *HELD_UP)

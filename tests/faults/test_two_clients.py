@@ -9,6 +9,7 @@ from tests.conftest import settings_for
 from tests.faults.asking import UNAVAILABLE, UNKNOWN, Caller
 from tests.faults.conftest import OpenTrial
 from tests.faults.load import Mix
+from tests.faults.pooling import HELD_UP
 from tests.faults.processes import send
 from tests.faults.trial import Trial
 from tests.faults.wire import Answer, get
@@ -27,7 +28,7 @@ def test_two_clients_are_kept_apart(open_trial: OpenTrial) -> None:
             killed = time.monotonic()
             send(signal.SIGKILL, [random.choice(trial.postgres.backends())])
             trial.until_recovered(service.port, since=killed)
-    trial.conclude(service.port, UNAVAILABLE, UNKNOWN)
+    trial.conclude(service.port, UNAVAILABLE, UNKNOWN, *HELD_UP)
     for caller, other in zip(callers, reversed(callers), strict=True):
         assert_sees_its_own(trial, service.port, caller, other)
 
