@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 from testcontainers.community.postgres import PostgresContainer
-from tests.pgbouncer import bounds_of, pgbouncer
+from tests.pgbouncer import PgBouncer, bounds_of
 
 from iris_api.app import create_app
 from iris_api.database import create_engine, create_session_factory
@@ -82,8 +82,8 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
             # A role of its own, for README's bounds are none of the tests' own connections.
             execute(url, f"CREATE ROLE {_POOLED_ROLE} LOGIN SUPERUSER; {bounds_of(_POOLED_ROLE)}")
             service = url.set(username=_POOLED_ROLE)
-            with pgbouncer(service, tmp_path_factory.mktemp("pgbouncer")) as pooled:
-                _poolers[url.set(database="")] = pooled
+            with PgBouncer(service, tmp_path_factory.mktemp("pgbouncer")) as pooler:
+                _poolers[url.set(database="")] = pooler.url
                 yield url
     else:
         yield make_url(DATABASE).set(drivername="postgresql+asyncpg")

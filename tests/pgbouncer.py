@@ -5,10 +5,10 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from sqlalchemy import URL
 
@@ -28,8 +28,10 @@ default_pool_size = 8
 autodb_idle_timeout = 5
 server_login_retry = 1
 """
+PATH = f"{os.environ['PATH']}:/usr/sbin"
 _README = Path(__file__).parents[1] / "README.md"
 _SECONDS_TO_START = 20
+_SECONDS_BETWEEN_STARTS = 0.02
 
 
 def bounds_of(role: str) -> str:
@@ -39,44 +41,71 @@ def bounds_of(role: str) -> str:
     return "; ".join(f"ALTER ROLE {role} {bound}" for bound in bounds)
 
 
-@contextmanager
-def pgbouncer(server: URL, folder: Path) -> Iterator[URL]:
-    """Where a PgBouncer for all of the server's databases answers, as the URL's user."""
-    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    assert program, "install pgbouncer, or choose another IRIS_TEST_DATABASE"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    file = folder / "pgbouncer.ini"
-    text = _CONFIGURATION.format(
-        host=server.query.get("host", server.host),
-        server_port=server.port or 5432,
-        user=server.username,
-        port=port,
-    )
-    file.write_text(text)
-    with (folder / "pgbouncer.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*as_ordinary_user(), program, str(file)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+class PgBouncer:
+    """A PgBouncer for all of a server's databases, started again whenever it fails.
+
+    So does a supervisor of services. Debian's release, 1.18, ends with "bad client state" where a
+    client leaves amid its cancel request, as a process does that ends (PgBouncer's issue 801).
+    """
+
+    def __init__(self, server: URL, folder: Path) -> None:
+        program = shutil.which("pgbouncer", path=PATH)
+        assert program, "install pgbouncer, or choose another IRIS_TEST_DATABASE"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port: int = probe.getsockname()[1]
+        self.url = server.set(host="127.0.0.1", port=self._port, query={})
+        """Where it answers, as the server's user."""
+        file = folder / "pgbouncer.ini"
+        text = _CONFIGURATION.format(
+            host=server.query.get("host", server.host),
+            server_port=server.port or 5432,
+            user=server.username,
+            port=self._port,
         )
-    try:
-        _wait_for(port, process, folder / "pgbouncer.log")
-        yield server.set(host="127.0.0.1", port=port, query={})
-    finally:
-        process.terminate()
-        process.wait(10)
+        file.write_text(text)
+        self._command = [*as_ordinary_user(), program, str(file)]
+        self._log = folder / "pgbouncer.log"
+        self._is_stopping = False
+        self._keeper = threading.Thread(target=self._keep, name="pgbouncer")
 
-
-def _wait_for(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + _SECONDS_TO_START
-    while process.poll() is None and time.monotonic() < deadline:
+    def __enter__(self) -> Self:
+        self._process = self._start()
+        self._keeper.start()
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise AssertionError(f"PgBouncer did not start: {log.read_text()}")
+            self._wait()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_stopping = True
+        while self._keeper.is_alive():  # which may be just starting another
+            self._process.terminate()
+            self._keeper.join(0.1)
+
+    def fail(self) -> None:
+        self._process.kill()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        with self._log.open("ab") as log:
+            return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def _keep(self) -> None:
+        self._process.wait()
+        while not self._is_stopping:
+            time.sleep(_SECONDS_BETWEEN_STARTS)
+            self._process = self._start()
+            self._process.wait()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _SECONDS_TO_START
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
+        raise AssertionError(f"PgBouncer did not start: {self._log.read_text()}")

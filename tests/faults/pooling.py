@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import URL
 from tests.faults.asking import OVERLOADED
-from tests.pgbouncer import pgbouncer
+from tests.pgbouncer import PgBouncer
 
 POOLED = os.environ.get("FAULTS_PGBOUNCER", "0") != "0"
 HELD_UP = (OVERLOADED,) if POOLED else ()
@@ -43,5 +43,5 @@ class Pooling:
         if url not in self._urls:
             folder = self._folder / f"pgbouncer-{len(self._urls)}"
             folder.mkdir()
-            self._urls[url] = self._stack.enter_context(pgbouncer(url, folder))
+            self._urls[url] = self._stack.enter_context(PgBouncer(url, folder)).url
         return self._urls[url]

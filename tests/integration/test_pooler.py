@@ -1,0 +1,31 @@
+"""PgBouncer itself fails: it comes back, and so do the service's predictions."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+from tests.integration.support import SETOSA, running
+from tests.pgbouncer import PATH, PgBouncer
+
+from iris_api.settings import Settings
+
+IS_INSTALLED = shutil.which("pgbouncer", path=PATH) is not None
+
+
+@pytest.mark.skipif(not IS_INSTALLED, reason="PgBouncer is not installed")
+async def test_a_pooler_that_fails_is_missed_and_its_return_noticed(
+    settings: Settings, database: URL, tmp_path: Path
+) -> None:
+    with PgBouncer(database, tmp_path) as pooler:
+        url = pooler.url.render_as_string(hide_password=False)
+        changes = {"database_url": url, "database_pgbouncer": True}
+        own = Settings.model_validate({**settings.model_dump(), **changes})
+        async with running(own) as client:
+            assert (await client.post("/predict", json=SETOSA)).status_code == 200
+            pooler.fail()
+            async with asyncio.timeout(30):
+                while (response := await client.post("/predict", json=SETOSA)).status_code != 200:
+                    assert response.status_code == 503
+                    await asyncio.sleep(0.05)
