@@ -16,7 +16,7 @@ from iris_api.database.privileges import as_ordinary_user
 
 _CONFIGURATION = """
 [databases]
-* = host={host} port={server_port} user={user}
+* = {server}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
@@ -41,6 +41,16 @@ def bounds_of(role: str) -> str:
     return "; ".join(f"ALTER ROLE {role} {bound}" for bound in bounds)
 
 
+def _connection_string(server: URL) -> str:
+    parts = {
+        "host": server.query.get("host", server.host),
+        "port": server.port or 5432,
+        "user": server.username,
+        "password": server.password,
+    }
+    return " ".join(f"{key}={value}" for key, value in parts.items() if value)
+
+
 class PgBouncer:
     """A PgBouncer for all of a server's databases, started again whenever it fails.
 
@@ -57,12 +67,7 @@ class PgBouncer:
         self.url = server.set(host="127.0.0.1", port=self._port, query={})
         """Where it answers, as the server's user."""
         file = folder / "pgbouncer.ini"
-        text = _CONFIGURATION.format(
-            host=server.query.get("host", server.host),
-            server_port=server.port or 5432,
-            user=server.username,
-            port=self._port,
-        )
+        text = _CONFIGURATION.format(server=_connection_string(server), port=self._port)
         file.write_text(text)
         self._command = [*as_ordinary_user(), program, str(file)]
         self._log = folder / "pgbouncer.log"
