@@ -3,9 +3,8 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import closing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import asyncpg
 import pytest
@@ -14,10 +13,6 @@ from sqlalchemy import URL, make_url
 from tests.conftest import settings_for, way_to
 from tests.integration.support import SETOSA, assert_problem, count_rows, metric, running
 from tests.proxy import Proxy
-
-from iris_api.database import create_engine
-from iris_api.database.writes import batch_transaction
-from iris_api.settings import Settings
 
 FLOWERS = [{**SETOSA, "sepal_length": 5 + number / 1000} for number in range(20)]
 BATCH = {"items": FLOWERS[:3]}
@@ -204,20 +199,6 @@ async def test_neighbours_of_a_key_whose_row_is_not_found_have_their_own_answers
     stored = {row["id"] for row in await connection.fetch("SELECT id FROM iris_predictions")}
     assert len(stored) == len(FLOWERS)
     assert {response.json()["id"] for response in others} < stored
-
-
-async def test_a_batch_that_the_network_does_not_take_has_a_bound(settings: Settings) -> None:
-    """asyncpg's own bound on a statement does not end a COPY that waits for the network."""
-    settings = settings.model_copy(update={"database_command_timeout": 0.1})
-    engine = create_engine(settings)
-    with closing(await engine.raw_connection()) as pooled:
-        async with asyncio.timeout(LONG):
-            with pytest.raises(TimeoutError):
-                async with batch_transaction(pooled):
-                    await asyncio.Event().wait()
-        driver: asyncpg.Connection = cast(Any, pooled).driver_connection
-        assert driver.is_closed()
-    await engine.dispose()
 
 
 async def test_a_read_whose_answer_is_lost_changed_nothing(

@@ -1,10 +1,12 @@
-"""What becomes of connections that are lost: while others are made, and at a session's end."""
+"""What becomes of connections that are lost or silent: when made, in use, at a session's end."""
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from contextlib import closing
+from typing import Any, cast
 
 import asyncpg
+import pytest
 from fastapi import FastAPI
 from httpx2 import AsyncClient
 from sqlalchemy import event
@@ -18,10 +20,10 @@ from tests.integration.support import (
     make_key,
 )
 
-from iris_api.database import IrisFeatures
+from iris_api.database import IrisFeatures, create_engine
 from iris_api.database.api_keys import ANYBODY
 from iris_api.database.pool import watch_of
-from iris_api.database.writes import NewPrediction
+from iris_api.database.writes import NewPrediction, batch_transaction
 from iris_api.errors import DatabaseUnavailable
 from iris_api.inference import ClassPrediction
 from iris_api.settings import Settings
@@ -154,3 +156,17 @@ async def test_trouble_of_a_half_is_not_forgotten_for_the_other_half_was_refused
     assert isinstance(outcomes[0], asyncpg.RaiseError)
     assert isinstance(outcomes[1], DatabaseUnavailable)
     assert "53100" in (await client.get("/readyz")).text
+
+
+async def test_a_batch_that_the_network_does_not_take_has_a_bound(settings: Settings) -> None:
+    """asyncpg's own bound on a statement does not end a COPY that waits for the network."""
+    settings = settings.model_copy(update={"database_command_timeout": 0.1})
+    engine = create_engine(settings)
+    with closing(await engine.raw_connection()) as pooled:
+        async with asyncio.timeout(20):
+            with pytest.raises(TimeoutError):
+                async with batch_transaction(pooled):
+                    await asyncio.Event().wait()
+        driver: asyncpg.Connection = cast(Any, pooled).driver_connection
+        assert driver.is_closed()
+    await engine.dispose()

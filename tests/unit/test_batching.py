@@ -1,57 +1,12 @@
-"""The batcher's promises, by example and under any interleaving of calls, cancels and failures."""
+"""The batcher's promises, one example each."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from tests.unit.gate import Gate, batcher_of, submit, turn
 
 from iris_api.batching import Batcher, CancelledInFlight
 from iris_api.errors import Overloaded
-
-
-class Gate:
-    """A `run` that records its batches and lets each go on only when the test says so."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-        self.running = 0
-        self.most_running = 0
-        self._steps = asyncio.Semaphore(0)
-        self.failing: set[int] = set()
-
-    async def __call__(self, items: list[int]) -> Sequence[int | Exception]:
-        self.batches.append(items)
-        self.running += 1
-        self.most_running = max(self.most_running, self.running)
-        try:
-            await self._steps.acquire()
-        finally:
-            self.running -= 1
-        if any(item < 0 for item in items):
-            raise RuntimeError("the batch failed")
-        return [ValueError(item) if item in self.failing else item * 10 for item in items]
-
-    def open(self, batches: int = 1) -> None:
-        for _ in range(batches):
-            self._steps.release()
-
-
-async def turn() -> None:
-    """Let the loop run everything that is ready, several times over."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-def submit(batcher: Batcher[int, int], *items: int) -> list[asyncio.Task[int]]:
-    return [asyncio.create_task(batcher.submit(item)) for item in items]
-
-
-def batcher_of(gate: Gate, **bounds: float) -> Batcher[int, int]:
-    options: dict[str, Any] = {"max_batch": 100, "max_waiting": 100, "max_wait": 60, **bounds}
-    return Batcher(gate, **options)
 
 
 async def test_a_lone_caller_is_served_at_once() -> None:
@@ -243,85 +198,3 @@ async def test_a_batch_that_is_torn_down_cancels_its_callers() -> None:
         task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-
-
-ACTIONS = st.lists(
-    st.one_of(
-        st.tuples(st.just("submit"), st.integers(-3, 50)),
-        st.tuples(st.just("cancel"), st.integers(0, 30)),
-        st.tuples(st.just("open"), st.integers(1, 3)),
-        st.tuples(st.just("turn"), st.just(0)),
-        st.tuples(st.just("close"), st.just(0)),
-    ),
-    max_size=60,
-)
-Calls = list[tuple[int, asyncio.Task[int]]]
-
-
-@given(
-    actions=ACTIONS,
-    bounds=st.fixed_dictionaries(
-        {
-            "max_batch": st.integers(1, 4),
-            "max_waiting": st.integers(1, 6),
-            "max_in_flight": st.integers(1, 3),
-        }
-    ),
-    failing=st.sets(st.integers(0, 50), max_size=5),
-)
-@settings(max_examples=300, deadline=None)
-def test_any_interleaving_leaves_each_caller_with_its_own_outcome(
-    actions: list[tuple[str, int]], bounds: dict[str, int], failing: set[int]
-) -> None:
-    async def scenario() -> None:
-        gate = Gate()
-        gate.failing = failing
-        batcher = batcher_of(gate, **bounds)
-        calls = await play(actions, gate, batcher)
-        gate.open(len(calls) + 1)
-        async with asyncio.timeout(5):  # whoever hangs, fails the test
-            await batcher.aclose()
-            await asyncio.gather(*(call for _, call in calls), return_exceptions=True)
-        assert gate.most_running <= bounds["max_in_flight"]
-        assert all(1 <= len(batch) <= bounds["max_batch"] for batch in gate.batches)
-        check_outcomes(calls, gate)
-
-    asyncio.run(scenario())
-
-
-async def play(actions: list[tuple[str, int]], gate: Gate, batcher: Batcher[int, int]) -> Calls:
-    calls: Calls = []
-    closing: list[asyncio.Task[None]] = []
-    for action, number in actions:
-        if action == "submit":
-            calls.append((number, submit(batcher, number)[0]))
-        elif action == "cancel" and calls:
-            calls[number % len(calls)][1].cancel()
-        elif action == "open":
-            gate.open(number)
-        elif action == "close":
-            closing.append(asyncio.create_task(batcher.aclose()))
-        else:
-            await turn()
-    gate.open(len(calls) + 1)
-    await asyncio.gather(*closing)
-    return calls
-
-
-def check_outcomes(calls: Calls, gate: Gate) -> None:
-    ran = [item for batch in gate.batches for item in batch]
-    poisoned = {item for batch in gate.batches if min(batch) < 0 for item in batch}
-    assert len(ran) <= len(calls)
-    for item, call in calls:
-        error = None if call.cancelled() else call.exception()
-        if call.cancelled():
-            continue
-        if error is None:
-            assert call.result() == item * 10
-            assert item in ran
-        elif isinstance(error, ValueError):
-            assert item in gate.failing
-        elif isinstance(error, RuntimeError):
-            assert item in poisoned
-        else:
-            assert isinstance(error, Overloaded)
