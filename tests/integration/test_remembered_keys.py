@@ -1,12 +1,14 @@
 """API keys are looked up once, and remembered for a while."""
 
 import asyncio
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncSession
 from tests.conftest import execute
 from tests.integration.routes import CLOSED, ask, assert_unauthorized
 from tests.integration.support import (
@@ -19,7 +21,9 @@ from tests.integration.support import (
     until_pooler_tries_again,
 )
 
-from iris_api.database.api_keys import create_api_key, revoke_api_key
+from iris_api.database import keyring
+from iris_api.database.api_keys import Caller, create_api_key, find_callers, revoke_api_key
+from iris_api.database.keyring import Keyring
 from iris_api.database.session import one_session
 from iris_api.settings import Settings
 
@@ -50,6 +54,24 @@ async def test_a_revoked_key_is_refused_as_soon_as_what_was_known_is_forgotten(
             assert await revoke_api_key(session, row.id)
             await asyncio.sleep(keyed.key_cache_seconds)  # by then it has to be refused
             assert_unauthorized(await client.get("/predictions"))
+
+
+async def test_a_key_that_is_revoked_while_it_is_asked_for_is_remembered_no_longer(
+    guarded: FastAPI, keyed: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with one_session(keyed) as session:
+        row, token = await create_api_key(session, "one", ["read"])
+
+    async def find_slowly(session: AsyncSession, digests: Collection[bytes]) -> dict[bytes, Caller]:
+        found = await find_callers(session, digests)
+        await revoke_api_key(session, row.id)
+        await asyncio.sleep(0.3)
+        return found
+
+    monkeypatch.setattr(keyring, "find_callers", find_slowly)
+    keys = Keyring(guarded.state.resources.session_factory, remember=0.2)
+    assert await keys.caller_of(token) is not None
+    assert await keys.caller_of(token) is None
 
 
 async def test_a_key_is_asked_for_once_while_it_is_remembered(

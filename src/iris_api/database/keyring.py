@@ -46,9 +46,9 @@ class Keyring:
         await self._batcher.aclose()
 
     async def _ask(self, digests: Sequence[bytes]) -> list[Caller | None]:
+        until = time.monotonic() + self._seconds  # from before, for it may be revoked meanwhile
         async with self._session_factory() as session:
             found = await find_callers(session, set(digests))
-        until = time.monotonic() + self._seconds
         for digest in digests:
             self._remembered.pop(digest, None)  # so that the oldest come first
             self._remembered[digest] = (until, found.get(digest))
