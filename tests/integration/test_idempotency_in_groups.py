@@ -118,3 +118,39 @@ async def test_groups_with_the_same_keys_in_opposite_order_never_deadlock(
         "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     )
     assert deadlocks == 0
+
+
+@pytest.fixture
+async def at_work(connection: asyncpg.Connection) -> AsyncIterator[str]:
+    """A key under which another transaction is still storing."""
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute("""
+        INSERT INTO idempotency_keys (client, key, is_batch, prediction_ids)
+        VALUES ('anonymous', 'at-work', false, '{1}')
+    """)
+    yield "at-work"
+    await transaction.rollback()
+
+
+async def test_a_key_that_is_not_let_go_is_not_known_and_harms_no_request_without_one(
+    settings: Settings, at_work: str
+) -> None:
+    settings = settings.model_copy(update={"database_lock_timeout": 0.3})
+    async with running(settings) as client:
+        keyed, *others = await ask_all(client, [(at_work, FLOWERS[0]), *[(None, FLOWERS[1])] * 9])
+        assert_problem(keyed, 503, "outcome-unknown")
+        assert {response.status_code for response in others} == {200}
+        assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_a_batchs_key_that_is_not_let_go_is_not_known_and_leaves_the_service_ready(
+    settings: Settings, at_work: str, connection: asyncpg.Connection
+) -> None:
+    settings = settings.model_copy(update={"database_lock_timeout": 0.3})
+    async with running(settings) as client:
+        headers = {"Idempotency-Key": at_work}
+        batch = await client.post("/predict/batch", json={"items": FLOWERS}, headers=headers)
+        assert_problem(batch, 503, "outcome-unknown")
+        assert (await client.get("/readyz")).status_code == 200
+    assert await count_rows(connection) == 0

@@ -130,8 +130,12 @@ async def test_a_key_whose_ids_cannot_be_drawn_harms_its_own_rows_alone(
                 for client in (whole, whole, broken, whole, broken, whole)
             )
         )
-    statuses = [response.status_code for response in responses]
-    assert statuses == [200, 200, 503, 200, 503, 200]
+        statuses = [response.status_code for response in responses]
+        assert statuses == [200, 200, 503, 200, 503, 200]
+        for path, body in (("/predict", SETOSA), ("/predict/batch", {"items": [SETOSA]})):
+            alone = await broken.post(path, json=body)
+            assert sequence in assert_problem(alone, 503, "database-unavailable")["detail"]
+        assert (await whole.get("/readyz")).status_code == 200
 
 
 async def test_trouble_of_a_half_is_not_forgotten_for_the_other_half_was_refused(

@@ -4,11 +4,13 @@ Each function commits before it returns, and raises what `translates_failures` s
 """
 
 import hashlib
+import re
 import secrets
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Literal, NamedTuple, get_args
 
+import asyncpg
 from sqlalchemy import func, schema, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -67,6 +69,15 @@ async def create_api_key(
     await session.execute(schema.CreateSequence(_ids_of(id_range)))
     await session.commit()
     return row, token
+
+
+def sequence_at_fault(error: asyncpg.PostgresError) -> str | None:
+    """The key's own sequence that PostgreSQL has named in a refusal, in whatever language.
+
+    It is not there, or the service's role may not use it.
+    """
+    named = re.search(rf"{_ID_SEQUENCE}\d+", error.args[0])
+    return named[0] if named and error.sqlstate in {"42P01", "42501"} else None
 
 
 def _ids_of(id_range: int) -> schema.Sequence:

@@ -85,11 +85,6 @@ def is_refusal_of_a_row(error: asyncpg.PostgresError) -> bool:
     return sqlstate_of(error).startswith(_ROW_CLASSES)
 
 
-def is_refusal_of_a_sequence(error: asyncpg.PostgresError) -> bool:
-    """Whether the ids of one key may be at fault, so that other clients' rows may be stored."""
-    return sqlstate_of(error) in {"42501", "42P01"}  # no right to it; it is not there
-
-
 def is_outcome_unknown(error: Exception) -> bool:
     """Whether a statement that was sent may have been committed although it failed."""
     if isinstance(error, ValueError):  # asyncpg could not even encode the arguments

@@ -6,13 +6,15 @@ takes long, for who comes with the same key waits until it ends. Failures are as
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import asyncpg
 from pydantic_core import from_json
 from sqlalchemy import PoolProxiedConnection
 
-from iris_api.database.api_keys import Caller
+from iris_api.database.api_keys import Caller, sequence_at_fault
+from iris_api.database.models import IdempotencyKey
 from iris_api.database.pool import Driver
 from iris_api.database.transactions import CancelledWhileStoring, driver_transaction
 from iris_api.database.writes import (
@@ -27,7 +29,7 @@ from iris_api.database.writes import (
     insert_group,
     insert_one,
 )
-from iris_api.errors import IdempotencyKeyReused, OutcomeUnknown
+from iris_api.errors import DatabaseUnavailable, IdempotencyKeyReused, OutcomeUnknown, Problem
 from iris_api.inference.classifier import ClassPrediction, Row
 
 Outcome: TypeAlias = StoredAs | IdempotencyKeyReused | OutcomeUnknown
@@ -38,6 +40,13 @@ class _Kept(NamedTuple):
 
     is_batch: bool
     rows: list[tuple[Row, StoredAs]]
+
+
+class Blame(NamedTuple):
+    """The rows that PostgreSQL refuses for their keys' sake, and what their callers are told."""
+
+    problem: Problem
+    falls_on: Callable[[NewPrediction], bool]
 
 
 class _KeyTakenError(Exception):
@@ -87,12 +96,33 @@ _FIND_KEYED = """
     ORDER BY asked.position, kept.place
     FOR KEY SHARE OF known
 """
+_WAITED_IN_VAIN = ("55P03", "57014", "40P01")  # for a lock; for too long; for one another
 _CLAIM_BATCH = """
     INSERT INTO idempotency_keys (client, key, is_batch, prediction_ids)
     VALUES ($1, $2, true, $3)
     ON CONFLICT DO NOTHING
     RETURNING true
 """
+
+
+def blame_of(error: Exception) -> Blame | None:
+    """Whose keys a refusal of PostgreSQL's is about; None where it is about no key.
+
+    An ``Idempotency-Key`` that another transaction did not let go in time is storing its row there,
+    as likely as not, so it is not known whether that is stored.
+    """
+    if not isinstance(error, asyncpg.PostgresError):
+        return None
+    sequence = sequence_at_fault(error)
+    if sequence is not None:
+        detail = f"The ids of this API key, of {sequence}, cannot be drawn. Nothing was stored. "
+        advice = "Let the service's role use that sequence, or make another key."
+        problem = DatabaseUnavailable(detail + advice)
+        return Blame(problem, lambda new: new.id_sequence == sequence)
+    if error.sqlstate in _WAITED_IN_VAIN and IdempotencyKey.__tablename__ in (error.context or ""):
+        unknown = OutcomeUnknown("An earlier request with this key may still be at work.")
+        return Blame(unknown, lambda new: new.idempotency_key is not None)
+    return None
 
 
 async def insert(

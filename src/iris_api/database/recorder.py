@@ -15,13 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from iris_api.batching import Batcher, CancelledInFlight
 from iris_api.database.api_keys import Caller
-from iris_api.database.failures import (
-    is_refusal_of_a_row,
-    is_refusal_of_a_sequence,
-    problem_of,
-    translates_failures,
-)
-from iris_api.database.keyed_writes import copy_rows_once, insert
+from iris_api.database.failures import is_refusal_of_a_row, problem_of, translates_failures
+from iris_api.database.keyed_writes import Blame, blame_of, copy_rows_once, insert
 from iris_api.database.transactions import CancelledWhileStoring
 from iris_api.database.writes import NewPrediction, StoredAs, copy_rows
 from iris_api.errors import DatabaseUnavailable, OutcomeUnknown, Problem
@@ -111,6 +106,9 @@ class Recorder:
         try:
             yield
         except Exception as error:
+            blame = blame_of(error)
+            if blame is not None:  # one client's trouble is not the service's
+                raise blame.problem from error
             self._note(error)
             raise
         if self._trouble is before:
@@ -130,24 +128,25 @@ class Recorder:
     async def _insert(
         self, connection: PoolProxiedConnection, group: Sequence[NewPrediction]
     ) -> list[StoredAs | Exception]:
-        """Commit the group; where PostgreSQL refuses a row, halve it until that row is alone.
+        """Commit the group, but for rows that PostgreSQL refuses.
 
-        Where it may be a key's ids that it refuses, until all in a half have theirs from there.
+        Where it names a key, the others are stored without that key's; where it refuses a row, but
+        does not say which, the group is halved until that row is alone.
         """
         try:
             stored: list[StoredAs | Exception] = [*await insert(connection, group)]
         except asyncpg.PostgresError as error:
-            has_others = len({new.id_sequence for new in group}) > 1
-            if not is_refusal_of_a_row(error) and not (
-                is_refusal_of_a_sequence(error) and has_others
-            ):
+            blame = blame_of(error)
+            if blame is not None:
+                return await self._insert_without(connection, group, blame)
+            if not is_refusal_of_a_row(error):
                 raise
             if len(group) == 1:
                 return [error]
             middle = len(group) // 2
             return [
-                *await self._insert_half(connection, group[:middle]),
-                *await self._insert_half(connection, group[middle:]),
+                *await self._insert_part(connection, group[:middle]),
+                *await self._insert_part(connection, group[middle:]),
             ]
         new = [
             row
@@ -158,12 +157,20 @@ class Recorder:
         self._metrics.count_predictions((row.prediction_label, row.model_version) for row in new)
         return stored
 
-    async def _insert_half(
-        self, connection: PoolProxiedConnection, half: Sequence[NewPrediction]
+    async def _insert_without(
+        self, connection: PoolProxiedConnection, group: Sequence[NewPrediction], blame: Blame
     ) -> list[StoredAs | Exception]:
-        """Commit a half; its failure is its own, for the other half may have been committed."""
+        """Commit the rows that the blame does not fall on, of which it leaves at least one out."""
+        others = [new for new in group if not blame.falls_on(new)]
+        outcomes = iter(await self._insert_part(connection, others) if others else ())
+        return [blame.problem if blame.falls_on(new) else next(outcomes) for new in group]
+
+    async def _insert_part(
+        self, connection: PoolProxiedConnection, part: Sequence[NewPrediction]
+    ) -> list[StoredAs | Exception]:
+        """Commit a part; its failure is its own, for other parts may have been committed."""
         try:
-            return await self._insert(connection, half)
+            return await self._insert(connection, part)
         except Exception as error:  # noqa: BLE001, whatever it is, each of these callers gets it
             self._note(error)
-            return [problem_of(error) or error] * len(half)
+            return [problem_of(error) or error] * len(part)
