@@ -82,6 +82,20 @@ ENDLESS = {
 }
 
 
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_field_behind_a_body_may_end_the_connection(
+    connection: Connection, *, reads: bool
+) -> None:
+    """Who is not told would wait for the answer to its next request until the time for one ends."""
+    connection.app.reads = reads
+    connection.send(CHUNKED % 1)
+    if not reads:
+        await connection.answers(1)
+    connection.send(b"0\r\nConnection: close\r\n\r\n" + GET % 2)
+    assert await connection.answers(1) == [(200, "/1")]
+    assert connection.transport.is_closed
+
+
 @pytest.mark.parametrize(("begin", "unit"), ENDLESS.values(), ids=ENDLESS)
 async def test_what_comes_beside_a_body_has_a_bound(
     connection: Connection, begin: bytes, unit: bytes

@@ -111,6 +111,19 @@ class ReadingProtocol(HttpToolsProtocol):
         self._loose_bytes -= len(body)
         super().on_body(body)
 
+    def on_message_complete(self) -> None:
+        """Take the end of a request; of the connection, too, where a field behind the body says so.
+
+        The parser heeds such a `Connection: close`, and takes nothing more for a request.
+        """
+        super().on_message_complete()
+        if self.parser.should_upgrade() or self.parser.should_keep_alive():
+            return
+        if self.cycle.response_complete:
+            self.transport.close()
+        else:
+            self.cycle.keep_alive = False
+
     def _should_upgrade(self) -> bool:
         """Begin no request that wishes for another protocol: see `_go_on_as_before`."""
         return True
