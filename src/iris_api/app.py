@@ -21,10 +21,10 @@ from iris_api.api.documentation import install_documentation
 from iris_api.api.limits import Limits, LimitsMiddleware
 from iris_api.api.problems import failure_response, install_problem_handlers
 from iris_api.api.rate_limit import RateLimiter
+from iris_api.api.readiness import DatabaseCheck
 from iris_api.api.resources import Resources, ServedModel
 from iris_api.database.housekeeping import forget_old_keys
 from iris_api.database.keyring import Keyring
-from iris_api.database.migrations import SchemaCheck
 from iris_api.database.recorder import Recorder
 from iris_api.database.session import create_engine, create_session_factory
 from iris_api.errors import ModelUnavailable
@@ -74,19 +74,21 @@ def create_app(settings: Settings) -> FastAPI:
             metrics=metrics,
         )
         keyring = Keyring(app.state.session_factory, remember=settings.key_cache_seconds)
+        database_check = DatabaseCheck(
+            app.state.session_factory, recorder.trouble, timeout=settings.readiness_timeout
+        )
         model = await _load_model(settings, metrics)
         app.state.resources = Resources(
             metrics=metrics,
             session_factory=app.state.session_factory,
             recorder=recorder,
             keyring=keyring,
-            schema_check=SchemaCheck(),
+            database_check=database_check,
             model=model,
             open_access=settings.auth != "keys",
             root_path=settings.root_path,
             max_batch_items=settings.max_batch_items,
             max_page_items=settings.max_page_items,
-            readiness_timeout=settings.readiness_timeout,
         )
         try:
             async with in_background(
@@ -98,6 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
                 await model.engine.aclose()
             await recorder.aclose()
             await keyring.aclose()
+            await database_check.aclose()
             await _take_leave(engine)
 
     app = IrisApi(

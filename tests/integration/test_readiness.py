@@ -42,6 +42,20 @@ async def test_a_service_with_all_its_parts_is_ready(client: AsyncClient) -> Non
     assert (await client.get("/model")).json()["version"] in details["model"]["detail"]
 
 
+async def test_however_many_ask_whether_the_service_is_ready_one_connection_is_busy(
+    app: FastAPI, client: AsyncClient
+) -> None:
+    in_use = app.state.metrics.connections_in_use._value
+
+    async def ask() -> tuple[int, float]:
+        response = await client.get("/readyz")
+        return response.status_code, in_use.get()
+
+    answers = await asyncio.gather(*(ask() for _ in range(500)))
+    assert {status for status, _ in answers} == {200}
+    assert max(busy for _, busy in answers) <= 1
+
+
 async def test_an_empty_database_is_not_ready_until_it_is_migrated(
     empty_database: URL, data_dir: Path
 ) -> None:

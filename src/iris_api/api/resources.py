@@ -6,9 +6,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from iris_api.api.readiness import DatabaseCheck
 from iris_api.database.deps import get_db
 from iris_api.database.keyring import Keyring
-from iris_api.database.migrations import SchemaCheck
 from iris_api.database.recorder import Recorder
 from iris_api.database.session import SessionFactory
 from iris_api.errors import ModelUnavailable
@@ -33,7 +33,7 @@ class Resources:
     session_factory: SessionFactory
     recorder: Recorder
     keyring: Keyring
-    schema_check: SchemaCheck
+    database_check: DatabaseCheck
     model: ServedModel | ModelUnavailable
     """The model, or why there is none; the service starts either way, and is not ready then."""
     open_access: bool
@@ -42,8 +42,6 @@ class Resources:
     """What stands before the paths in an answer's links."""
     max_batch_items: int
     max_page_items: int
-    readiness_timeout: float
-    """Seconds"""
 
     def require_model(self) -> ServedModel:
         """The model. Raises `ModelUnavailable` where there is none."""

@@ -1,0 +1,89 @@
+"""Whether the database would take a prediction: asked once for all who want to know just now."""
+
+import asyncio
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel
+
+from iris_api.batching import Batcher
+from iris_api.database.crud import ping
+from iris_api.database.migrations import SchemaCheck
+from iris_api.database.session import SessionFactory
+from iris_api.errors import Problem
+
+
+class Check(BaseModel):
+    """The state of one part."""
+
+    status: Literal["ok", "failed", "unknown"]
+    detail: str
+
+
+Checks: TypeAlias = dict[str, Check]
+
+
+class DatabaseCheck:
+    """Finds the state of the database and of its schema.
+
+    Who asks while it is being found gets what is found next, along with all others who do: nobody,
+    however often he asks, has more than one connection busy. ``trouble`` tells why predictions were
+    not stored just now, ``timeout`` is in seconds.
+    """
+
+    def __init__(
+        self,
+        session_factory: SessionFactory,
+        trouble: Callable[[], Problem | None],
+        *,
+        timeout: float,
+    ) -> None:
+        self._session_factory = session_factory
+        self._trouble = trouble
+        self._timeout = timeout
+        self._find_revision = SchemaCheck()
+        self._batcher: Batcher[None, Checks] = Batcher(
+            self._answer, max_batch=sys.maxsize, max_waiting=sys.maxsize, max_wait=math.inf
+        )
+
+    async def __call__(self) -> Checks:
+        """The states of ``database`` and ``schema``, as they are after the call."""
+        return await self._batcher.submit(None)
+
+    async def aclose(self) -> None:
+        """Take no more questions; return when those that were taken have their answers."""
+        await self._batcher.aclose()
+
+    async def _answer(self, asked: Sequence[None]) -> list[Checks]:
+        """Bounded, for a database that is frozen, or that the network does not reach, is silent."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                checks = await self._find()
+        except TimeoutError:
+            checks = _no_database(f"PostgreSQL did not answer in {self._timeout:g} s.")
+        return [checks] * len(asked)
+
+    async def _find(self) -> Checks:
+        async with self._session_factory() as session:
+            try:
+                await ping(session)
+            except Problem as problem:
+                return _no_database(problem.detail)
+            trouble = self._trouble()
+            if trouble is not None:
+                return _no_database(f"Predictions were not stored just now. {trouble.detail}")
+            try:
+                detail = f"At revision {await self._find_revision(session)}."
+                schema = Check(status="ok", detail=detail)
+            except Problem as problem:
+                schema = Check(status="failed", detail=problem.detail)
+            return {"database": Check(status="ok", detail="PostgreSQL answers."), "schema": schema}
+
+
+def _no_database(detail: str) -> Checks:
+    return {
+        "database": Check(status="failed", detail=detail),
+        "schema": Check(status="unknown", detail="The database did not say."),
+    }
