@@ -141,7 +141,7 @@ class Batcher(Generic[Item, Result]):
             if waiting.future.done():
                 continue
             if waiting.since < oldest:
-                problem = Overloaded(f"Waited {self._max_wait:g} s. Try again soon.")
+                problem = Overloaded(f"Waited for over {self._max_wait:g} s. Try again soon.")
                 waiting.future.set_exception(problem)
             else:
                 waiting.has_begun = True

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
 
+import asyncpg
 from sqlalchemy import PoolProxiedConnection
 
 from iris_api.database.failures import is_connection_spent, is_outcome_unknown
@@ -40,6 +41,7 @@ async def driver_transaction(
         if transaction:
             await transaction.commit()
     except Exception as error:
+        _forget_row(error)
         if is_connection_spent(error):
             driver.terminate()
             watch.distrust()
@@ -53,3 +55,9 @@ async def driver_transaction(
         if may_commit:
             raise CancelledWhileStoring from error
         raise
+
+
+def _forget_row(error: Exception) -> None:
+    """Drop what PostgreSQL quotes of the row that it refuses, for measures are not for the log."""
+    if isinstance(error, asyncpg.PostgresError):
+        error.detail = None
