@@ -1,8 +1,10 @@
+import asyncio
 import json
 import signal
 import subprocess
 from pathlib import Path
 
+from tests.conftest import execute
 from tests.e2e.conftest import Start
 from tests.e2e.service import (
     SETOSA,
@@ -12,6 +14,10 @@ from tests.e2e.service import (
     postmaster_of,
     run,
 )
+
+from iris_api.database.embedded import EmbeddedPostgres, database_of
+from iris_api.database.privileges import as_ordinary_user
+from iris_api.settings import Settings
 
 
 async def test_the_first_start_prepares_everything_and_the_second_finds_it(
@@ -70,6 +76,13 @@ async def test_a_second_service_is_refused_and_the_other_commands_go_along(
 
     async with first.client() as client:
         assert (await client.post("/predict", json=SETOSA)).json()["model_version"] == version
+        refuse = "ALTER TABLE iris_predictions ADD CHECK (sepal_width < 1) NOT VALID"
+        server = EmbeddedPostgres(data_dir / "postgres")
+        await asyncio.to_thread(execute, server.url, refuse)
+        refused = await client.post("/predict", json={**SETOSA, "sepal_width": 3.0625})
+        assert refused.status_code == 500
+    assert "check constraint" in server.log.read_text()
+    assert "3.0625" not in server.log.read_text()
     postmaster = postmaster_of(data_dir)
     assert first.stop(signal.SIGINT) == 0
     assert not is_alive(postmaster)
@@ -87,3 +100,18 @@ def test_signals_that_come_while_the_database_starts_leave_nothing_behind(
     assert service.stop(signal.SIGTERM) == 0
     assert not is_alive(postmaster)
     service.leaves_nothing()
+
+
+def test_a_process_that_has_the_number_of_an_earlier_server_is_left_alone(data_dir: Path) -> None:
+    settings = Settings(data_dir=data_dir)
+    with database_of(settings):
+        pass
+    other = subprocess.Popen([*as_ordinary_user(), "sleep", "60"])
+    try:
+        (data_dir / "postgres" / "postmaster.pid").write_text(f"{other.pid}\n")
+        with database_of(settings):
+            assert postmaster_of(data_dir) != other.pid
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()

@@ -28,6 +28,7 @@ from iris_api.settings import Settings
 _USER = _DATABASE = "iris"
 _LONGEST_SOCKET_PATH = 103  # bytes: sun_path of the BSDs, less its NUL; Linux has a few more
 _SOCKET_NAME = ".s.PGSQL.5432"
+_PID_FILE = "postmaster.pid"
 _START_SECONDS = 60  # crash recovery included
 _STOP_SECONDS = 20
 
@@ -130,6 +131,7 @@ class EmbeddedPostgres:
                     *as_ordinary_user(), str(self._bin / "postgres"), "-D", str(self.folder),
                     "-k", str(self.socket_dir), "-c", "listen_addresses=",
                     "-c", "unix_socket_permissions=0700",
+                    "-c", "log_error_verbosity=terse",  # else it quotes the rows that it refuses
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -148,11 +150,20 @@ class EmbeddedPostgres:
             time.sleep(0.01)
 
     def _stop_orphan(self, report: Report) -> None:
-        """End a server whose owner was killed: the lock is ours, so nobody uses it."""
-        pid = self._pid_file_line(1)
-        if pid and Path(f"/proc/{pid}").exists():
+        """End a server whose owner was killed: the lock is ours, so nobody uses it.
+
+        Where its number is another process's by now, forget it, or PostgreSQL would not start
+        beside that one. Backends that are left, if any, it finds by their shared memory.
+        """
+        try:
+            command = Path(f"/proc/{self._pid_file_line(1)}/cmdline").read_bytes()
+        except OSError:  # no such process, or no Linux
+            return
+        if os.fsencode(self.folder) in command.split(b"\0"):
             report("Ending the PostgreSQL that an earlier run left behind")
             self._run("pg_ctl", "stop", "-D", str(self.folder), "-m", "fast", "-w", check=False)
+        else:
+            (self.folder / _PID_FILE).unlink(missing_ok=True)
 
     def _run(self, program: str, *arguments: str, text: str = "", check: bool = True) -> None:
         result = subprocess.run(  # noqa: S603, the wheel's own programs
@@ -170,7 +181,7 @@ class EmbeddedPostgres:
 
     def _pid_file_line(self, number: int) -> str:
         try:
-            return (self.folder / "postmaster.pid").read_text().splitlines()[number - 1].strip()
+            return (self.folder / _PID_FILE).read_text().splitlines()[number - 1].strip()
         except (OSError, IndexError):
             return ""
 
