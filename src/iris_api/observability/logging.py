@@ -10,6 +10,7 @@ from json.encoder import encode_basestring_ascii as _quoted
 import structlog
 from structlog.types import EventDict, Processor
 
+from iris_api.observability.standard_error import unblocked
 from iris_api.settings import Settings
 
 request_id_of_context: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -62,7 +63,7 @@ class AccessLog:
 
     def _write_lines(self) -> None:
         lines, self._lines = self._lines, []
-        sys.stderr.write("".join(lines))
+        unblocked(sys.stderr).write("".join(lines))
 
 
 def wants_console(settings: Settings) -> bool:
@@ -88,7 +89,7 @@ def configure_logging(settings: Settings) -> None:
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(unblocked(sys.stderr)),
     )
     _route_standard_library(level, shared, rendering)
 
@@ -116,7 +117,7 @@ def _route_standard_library(
     level: int, shared: list[Processor], rendering: list[Processor]
 ) -> None:
     """Give the records of `logging` (uvicorn's, Alembic's) the same form."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(unblocked(sys.stderr))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(allow=())],
