@@ -42,8 +42,8 @@ class Settings(BaseSettings):
     )
     auth: Auth | None = Field(
         None,
-        description="`keys`: every request needs an API key; `off`: none does. Unset: off, but "
-        "then only on a loopback address.",
+        description="`keys`: every request but the probes and the documentation needs an API key; "
+        "`off`: none does. Unset: off, but then only on a loopback address.",
     )
     key_cache_seconds: Seconds = Field(
         5.0, description="Seconds after which a revoked API key is refused everywhere."
@@ -71,17 +71,17 @@ class Settings(BaseSettings):
     )
     inference_threads: int = Field(1, ge=1, le=64, description="Threads that run the model.")
     max_batch: int = Field(
-        256, ge=1, le=10_000, description="Rows that one model call or one commit takes at most."
+        256, ge=1, le=10_000, description="Most rows in one model call, or in one commit."
     )
     max_waiting: int = Field(
         1024,
         ge=1,
-        description="Requests that wait for the model, or for a commit, at most; past it: 503.",
+        description="Most requests that wait for the model, or for a commit; past it: 503.",
     )
     max_wait: Seconds = Field(
         3.0,
-        description="Seconds that a request waits for the model, or for a commit, at most; past "
-        "it: 503.",
+        description="Seconds after which a request that waits for the model, or for a commit, is "
+        "refused when its turn comes: 503.",
     )
     database_groups_in_flight: int = Field(
         1, ge=1, le=64, description="Commits under way at the same time, for each worker."
@@ -155,7 +155,7 @@ class Settings(BaseSettings):
         1.0,
         ge=0,
         allow_inf_nan=False,
-        description="Seconds after SIGTERM that it still serves, but is not ready.",
+        description="Seconds to keep serving after SIGTERM while not ready.",
     )
     shutdown_timeout: int = Field(
         8, ge=1, description="Seconds that accepted requests then have to finish."
