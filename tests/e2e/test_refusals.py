@@ -40,8 +40,19 @@ def test_each_malformed_setting_is_named_and_none_is_shown(folder: Path) -> None
 
 
 def test_a_database_url_that_leads_nowhere_is_named(folder: Path) -> None:
-    url = "postgresql://iris:secret-word@127.0.0.1:port/iris"
-    result = run(folder, "migrate", database_url=url)
+    for end in ("127.0.0.1:port/iris", "127.0.0.1/iris?port=x", "127.0.0.1/iris?host=a&host=b"):
+        result = run(folder, "migrate", database_url=f"postgresql://iris:secret-word@{end}")
+        assert result.returncode == 1
+        assert_one_clear_sentence(result.stderr, "IRIS_DATABASE_URL")
+        assert "secret-word" not in result.stderr
+
+
+@pytest.mark.parametrize("command", [["migrate"], ["serve"], ["keys", "list"]])
+def test_a_data_directory_that_cannot_be_written_is_named(
+    folder: Path, tmp_path: Path, command: list[str]
+) -> None:
+    """Root may write everywhere, so a folder stands in the place of the file."""
+    (tmp_path / "data" / "postgres.lock").mkdir(parents=True)
+    result = run(folder, *command, data_dir=tmp_path / "data", port=0)
     assert result.returncode == 1
-    assert_one_clear_sentence(result.stderr, "IRIS_DATABASE_URL")
-    assert "secret-word" not in result.stderr
+    assert_one_clear_sentence(result.stderr, str(tmp_path / "data"), "IRIS_DATA_DIR")

@@ -56,7 +56,7 @@ def database_of(
     server = EmbeddedPostgres(data_dir / "postgres")
     url = SecretStr(server.url.render_as_string(hide_password=False))
     embedded = settings.model_copy(update={"database_url": url})
-    with (data_dir / "postgres.lock").open("a") as lock:
+    with _lock_file(data_dir) as lock:
         if _try_lock(lock):
             with server.running(report):
                 yield embedded
@@ -195,6 +195,17 @@ def _socket_dir(folder: Path) -> Path:
     short.mkdir(mode=0o700, exist_ok=True)
     hand_over(short)
     return short
+
+
+def _lock_file(data_dir: Path) -> IO[str]:
+    path = data_dir / "postgres.lock"
+    try:
+        return path.open("a")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} cannot be written: {error.strerror}. Let this user write into the folder, or "
+            "set IRIS_DATA_DIR to another one."
+        ) from None
 
 
 def _try_lock(file: IO[str]) -> bool:
