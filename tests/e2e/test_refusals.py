@@ -56,3 +56,10 @@ def test_a_data_directory_that_cannot_be_written_is_named(
     result = run(folder, *command, data_dir=tmp_path / "data", port=0)
     assert result.returncode == 1
     assert_one_clear_sentence(result.stderr, str(tmp_path / "data"), "IRIS_DATA_DIR")
+
+
+def test_a_command_that_stores_nothing_does_not_say_so(folder: Path, tmp_path: Path) -> None:
+    result = run(folder, "keys", "list", database_url=f"postgresql:///iris?host={tmp_path}")
+    assert result.returncode == 1
+    assert_one_clear_sentence(result.stderr, "cannot be reached", "IRIS_DATABASE_URL")
+    assert "stored" not in result.stderr
