@@ -47,6 +47,17 @@ def test_a_database_url_that_leads_nowhere_is_named(folder: Path) -> None:
         assert "secret-word" not in result.stderr
 
 
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_a_certificate_that_is_missing_is_named_at_the_start(
+    folder: Path, tmp_path: Path, command: str
+) -> None:
+    absent = tmp_path / "absent.crt"
+    url = f"postgresql://iris@127.0.0.1/iris?sslmode=verify-full&sslrootcert={absent}"
+    result = run(folder, command, database_url=url, port=0)
+    assert result.returncode == 1
+    assert_one_clear_sentence(result.stderr, "IRIS_DATABASE_URL", str(absent), "sslrootcert")
+
+
 @pytest.mark.parametrize("command", [["migrate"], ["serve"], ["keys", "list"]])
 def test_a_data_directory_that_cannot_be_written_is_named(
     folder: Path, tmp_path: Path, command: list[str]

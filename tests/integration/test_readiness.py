@@ -123,7 +123,7 @@ def unreachable(request: pytest.FixtureRequest, nobodys_port: int, server_url: U
 
 
 async def test_without_its_database_the_service_is_alive_and_says_so(
-    unreachable: URL, data_dir: Path
+    request: pytest.FixtureRequest, unreachable: URL, data_dir: Path
 ) -> None:
     told = "Check" if request.node.callspec.params["unreachable"] in FOR_GOOD else "Try again"
     async with running(settings_for(unreachable, data_dir)) as client:
