@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from iris_api.inference.artifact import Scores
-from iris_api.observability.logging import configure_logging
-from iris_api.settings import Settings, load_settings
+from iris_api.observability.logging import configure_logging, wants_console
+from iris_api.settings import Settings, load_settings, misspelt_settings
 
 _EXAMPLE = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 
@@ -83,7 +83,10 @@ def begin() -> tuple[Settings, Narrator]:
     _end_on_signals()
     settings = load_settings()
     configure_logging(settings)
-    return settings, Narrator(settings)
+    narrator = Narrator(settings)
+    for sentence in misspelt_settings():
+        narrator.log.warning(sentence)
+    return settings, narrator
 
 
 def _end_on_signals() -> None:

@@ -1,5 +1,6 @@
 """What a user can mend ends in one clear sentence: exit code 1, and no trace."""
 
+import json
 import socket
 from pathlib import Path
 
@@ -74,3 +75,12 @@ def test_a_command_that_stores_nothing_does_not_say_so(folder: Path, tmp_path: P
     assert result.returncode == 1
     assert_one_clear_sentence(result.stderr, "cannot be reached", "IRIS_DATABASE_URL")
     assert "stored" not in result.stderr
+
+
+def test_a_misspelt_setting_is_warned_of(folder: Path, tmp_path: Path) -> None:
+    result = run(folder, "migrate", data_dir=tmp_path / "data", auht="keys", service_host="::1")
+    assert result.returncode == 0
+    [warning] = [json.loads(line) for line in result.stderr.splitlines() if "AUHT" in line]
+    assert warning["event"] == "IRIS_AUHT is no setting; is IRIS_AUTH meant?"
+    assert warning["level"] == "warning"
+    assert "IRIS_SERVICE_HOST" not in result.stderr
