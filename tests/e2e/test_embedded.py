@@ -69,6 +69,7 @@ async def test_a_second_service_is_refused_and_the_other_commands_go_along(
     assert trained.returncode == 0, trained.stderr
 
     async with first.client() as client:
+    assert "A service that runs already takes it when it is restarted" in trained.stderr
         assert (await client.post("/predict", json=SETOSA)).json()["model_version"] == version
     postmaster = postmaster_of(data_dir)
     assert first.stop(signal.SIGINT) == 0
