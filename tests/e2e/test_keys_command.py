@@ -148,3 +148,12 @@ def test_who_says_so_serves_everybody(start: Start, data_dir: Path, auth: str, s
     service = start(data_dir=data_dir, host="0.0.0.0", auth=auth).until_ready()  # noqa: S104
     assert ask(service, "/predict", None, BODY) == status
     assert service.stop() == 0
+@pytest.mark.parametrize("client", ["", "a\tb", "x" * 101])
+def test_a_client_without_a_proper_name_is_told_the_rule(
+    folder: Path, tmp_path: Path, client: str
+) -> None:
+    result = run(folder, "keys", "create", "--client", client, data_dir=tmp_path / "new")
+    assert result.returncode == 2
+    assert "1 to 100 printable characters" in " ".join(result.stderr.replace("│", " ").split())
+
+
