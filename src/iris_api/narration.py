@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from collections.abc import Iterable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
@@ -19,25 +20,22 @@ _EXAMPLE = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal
 
 
 class Narrator:
-    """Speaks on standard output; the service's own log goes to standard error."""
+    """Speaks to a person on standard output; else in the log, which goes to standard error."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.console = Console(highlight=False, soft_wrap=True)
+        self.is_to_person = wants_console(settings, sys.stdout)
         self.log = structlog.get_logger("iris_api")
 
     def tell(self, message: str) -> None:
         """Say what has just happened."""
-        if self.settings.log_format == "json":
-            self.log.info(message)
-        else:
+        if self.is_to_person:
             self.console.print(f"[green]•[/green] {escape(message)}")
 
     def warn(self, message: str) -> None:
         """Say what is to be kept in mind."""
-        if self.settings.log_format == "json":
-            self.log.warning(message)
-        else:
+        if self.is_to_person:
             self.console.print(f"[yellow]![/yellow] {escape(message)}")
 
     def tabulate(self, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -57,7 +55,7 @@ class Narrator:
             self.tell(f"{url} is alive, but not ready: {body['detail']}")
             return
         settings = self.settings
-        if settings.log_format == "json":
+        if not self.is_to_person:
             self.log.info("ready", url=url)
             return
         database = (

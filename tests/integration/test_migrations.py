@@ -136,7 +136,7 @@ def test_every_constraint_and_index_has_the_name_of_the_convention(database: URL
 
 
 def test_processes_that_migrate_at_once_migrate_once(empty_database: URL, tmp_path: Path) -> None:
-    env = environment(empty_database)
+    env = environment(empty_database, IRIS_LOG_FORMAT="console")
     processes = [start("iris_api", "migrate", env=env, cwd=tmp_path) for _ in range(4)]
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, outputs
