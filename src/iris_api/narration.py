@@ -32,11 +32,15 @@ class Narrator:
         """Say what has just happened."""
         if self.is_to_person:
             self.console.print(f"[green]•[/green] {escape(message)}")
+        else:
+            self.log.info(message)
 
     def warn(self, message: str) -> None:
         """Say what is to be kept in mind."""
         if self.is_to_person:
             self.console.print(f"[yellow]![/yellow] {escape(message)}")
+        else:
+            self.log.warning(message)
 
     def tabulate(self, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Show rows beneath their titles."""
@@ -58,20 +62,24 @@ class Narrator:
         if not self.is_to_person:
             self.log.info("ready", url=url)
             return
-        database = (
-            "PostgreSQL at IRIS_DATABASE_URL"
-            if settings.database_url
-            else settings.data_dir / "postgres"
-        )
+        if settings.database_url is None:
+            database, stopped = str(settings.data_dir / "postgres"), "all of it"
+        else:
+            database, stopped = "PostgreSQL at IRIS_DATABASE_URL", "the service, not the database"
+        first, header = "", ""
+        if settings.auth == "keys":
+            first = "  KEY=$(iris-api keys create --client me)\n"
+            header = ' -H "Authorization: Bearer $KEY"'
+        flower = f"-H 'Content-Type: application/json' -d '{json.dumps(_EXAMPLE)}'"
         self.console.print(
             f"""
 [bold]Ready on {url}[/bold]   (its documentation: {url}/docs)
 
 Try it:
-  curl {url}/predict -H 'Content-Type: application/json' -d '{json.dumps(_EXAMPLE)}'
-  curl {url}/predictions
+{first}  curl {url}/predict{header} {flower}
+  curl {url}/predictions{header}
 
-The predictions are in {database}, the model in {settings.model_dir}. Ctrl-C stops all of it.
+The predictions are in {database}, the model in {settings.model_dir}. Ctrl-C stops {stopped}.
 """
         )
 
