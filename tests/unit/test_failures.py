@@ -87,6 +87,10 @@ REFUSALS = {
     InvalidCatalogNameError("hunter2"): "no such database",
     InsufficientPrivilegeError("for hunter2"): "[Gg]rant",
     ProtocolViolationError("unsupported startup parameter: a"): "IRIS_DATABASE_PGBOUNCER=true",
+    ProtocolViolationError('database "hunter2" does not exist'): "no such database",
+    ProtocolViolationError("no such database: hunter2"): "no such database",
+    ProtocolViolationError('role "hunter2" does not exist'): "user or the password",
+    ProtocolViolationError("password authentication failed"): "user or the password",
     SSLCertVerificationError("Hostname mismatch for hunter2"): "sslrootcert",
 }
 

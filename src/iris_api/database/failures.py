@@ -1,6 +1,7 @@
 """What a failure of PostgreSQL, of its driver or of the way there means to a caller."""
 
 import functools
+import re
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
@@ -40,6 +41,13 @@ _TO_BE_MENDED = {
     "database, the schema, its tables and sequences; PostgreSQL's log says which is missing.",
 }
 """What only those who run the service can mend, by how the code begins."""
+_TOLD_BY_POOLER = {
+    "unsupported startup parameter": "This is PgBouncer, which refuses a parameter. Set "
+    "IRIS_DATABASE_PGBOUNCER=true.",
+    'database ".*" does not exist|no such database': _TO_BE_MENDED["3D"],
+    'role ".*" does not exist|no such user|authentication failed': _TO_BE_MENDED["28"],
+}
+"""The same by the message: PgBouncer has one code, 08P01, for all that it has to say."""
 _OUTDATED_CODES = ("42P01", "42703")  # undefined_table, undefined_column
 # The backend is gone, by admin_shutdown, crash_shutdown or a lost connection, perhaps after it had
 # committed; or it says itself that it does not know (statement_completion_unknown).
@@ -102,9 +110,12 @@ def advice_on(error: BaseException | None) -> str | None:
     if not isinstance(error, Exception):
         return None
     code = sqlstate_of(error)
-    if code == "08P01" and "unsupported startup parameter" in str(_driver_error_of(error)):
-        return "This is PgBouncer, which refuses a parameter. Set IRIS_DATABASE_PGBOUNCER=true."
-    return next((advice for begin, advice in _TO_BE_MENDED.items() if code.startswith(begin)), None)
+    if code == "08P01":
+        message = str(_driver_error_of(error))
+        told = (advice for words, advice in _TOLD_BY_POOLER.items() if re.search(words, message))
+    else:
+        told = (advice for begin, advice in _TO_BE_MENDED.items() if code.startswith(begin))
+    return next(told, None)
 
 
 def as_told_to_operators(problem: Problem) -> str:
