@@ -7,13 +7,18 @@ import asyncio
 from logging.config import fileConfig
 
 from alembic import context
+from alembic.util import CommandError
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from iris_api.database import Base
 from iris_api.database.embedded import database_of
-from iris_api.database.session import database_url, prepared_statement_args
+from iris_api.database.failures import as_told_to_operators, problem_of
+from iris_api.database.session import prepared_statement_args
+from iris_api.database.url import database_url
+from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings, load_settings
 
 _LOCK = 0x1215_0A91
@@ -61,15 +66,29 @@ def _migrate(connection: Connection, settings: Settings) -> None:
 def main() -> None:
     """Take the caller's settings, or the environment's where Alembic itself is the caller."""
     settings = context.config.attributes.get("settings")
-    if settings is None:
-        settings = load_settings()
-        if context.config.config_file_name is not None:
-            fileConfig(context.config.config_file_name, disable_existing_loggers=False)
-    with database_of(settings) as settings:
+    if settings is not None:
+        run(settings)
+        return
+    if context.config.config_file_name is not None:
+        fileConfig(context.config.config_file_name, disable_existing_loggers=False)
+    try:
+        run(load_settings())
+    except ConfigurationError as error:
+        raise CommandError(str(error)) from None  # which Alembic shows as one line
+    except (OSError, DBAPIError) as error:
+        problem = problem_of(error)
+        if problem is None:
+            raise
+        raise CommandError(as_told_to_operators(problem)) from None
+
+
+def run(settings: Settings) -> None:
+    """Run Alembic's command on the settings' database."""
+    with database_of(settings) as with_database:
         if context.is_offline_mode():
-            run_offline(settings)
+            run_offline(with_database)
         else:
-            asyncio.run(run_online(settings))
+            asyncio.run(run_online(with_database))
 
 
 main()

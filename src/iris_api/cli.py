@@ -10,9 +10,10 @@ from rich.markup import escape
 
 from iris_api import __version__, key_commands, server
 from iris_api.database.embedded import database_of
+from iris_api.database.failures import as_told_to_operators
 from iris_api.database.migrations import migrate as migrate_schema
 from iris_api.database.session import refuse_unsafe
-from iris_api.errors import ConfigurationError, IrisApiError
+from iris_api.errors import ConfigurationError, IrisApiError, Problem
 from iris_api.inference.artifact import MANIFEST_NAME
 from iris_api.inference.training import CANDIDATES
 from iris_api.inference.training import train as train_model
@@ -36,7 +37,8 @@ def main() -> None:
     try:
         app()
     except IrisApiError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {escape(str(error))}")
+        message = as_told_to_operators(error) if isinstance(error, Problem) else str(error)
+        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {escape(message)}")
         sys.exit(1)
 
 
@@ -69,7 +71,7 @@ def serve(
         database_of(settings, exclusive=True, report=narrator.tell) as with_database,
     ):
         if prepare or settings.database_url is None:
-            narrator.tell(f"The schema is at revision {migrate_schema(with_database)}")
+            _migrate(with_database, narrator)
             _train_where_there_is_none(settings, narrator)
         asyncio.run(refuse_unsafe(with_database))
         if settings.database_url is not None:
@@ -87,7 +89,7 @@ def migrate() -> None:
     """Bring the database's schema to this release's revision."""
     settings, narrator = begin()
     with database_of(settings, report=narrator.tell) as with_database:
-        narrator.tell(f"The schema is at revision {migrate_schema(with_database)}")
+        _migrate(with_database, narrator)
 
 
 @app.command()
@@ -103,7 +105,14 @@ def train(
         raise typer.BadParameter(
             f"There is no such candidate. Take one of {', '.join(CANDIDATES)}."
         )
-    _train(*begin(), candidate)
+    settings, narrator = begin()
+    _train(settings, narrator, candidate)
+    narrator.tell("A service that runs already takes it when it is restarted")
+
+
+def _migrate(settings: Settings, narrator: Narrator) -> None:
+    revision = migrate_schema(settings, report=narrator.tell)
+    narrator.tell(f"The schema is at revision {revision}")
 
 
 def _train_where_there_is_none(settings: Settings, narrator: Narrator) -> None:

@@ -241,10 +241,10 @@ class Unavailable(Problem):
 
 
 class Overloaded(Unavailable):
-    """More requests wait than the service lets wait; this one was not begun."""
+    """More is at work, waits or is connected than the service lets; this one was not begun."""
 
     slug = "overloaded"
-    title = "Too many requests wait"
+    title = "The service is busy"
 
 
 class DeadlineExceeded(Unavailable):

@@ -47,7 +47,9 @@ def create(
 ) -> None:
     """Make an API key. It is shown once, on standard output, and stored as a hash."""
     if not client.isprintable() or not 1 <= len(client) <= _LONGEST_CLIENT:
-        raise typer.BadParameter(f"A client has a name of 1 to {_LONGEST_CLIENT} characters.")
+        raise typer.BadParameter(
+            f"A client has a name of 1 to {_LONGEST_CLIENT} printable characters."
+        )
     settings, _ = begin()
 
     async def make(settings: Settings) -> tuple[ApiKey, str]:

@@ -1,6 +1,8 @@
 """The listening socket: how it is taken, and how it is left without leaving anybody before it."""
 
 import ctypes
+import errno
+import os
 import socket
 import struct
 import sys
@@ -11,6 +13,12 @@ from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
 
 BACKLOG = 2048
+_OTHER_HOST = "Set IRIS_HOST to an address of this machine."
+_ADVICE = {
+    errno.EADDRINUSE: "Stop what listens there, or set IRIS_PORT to another port.",
+    errno.EACCES: "Set IRIS_PORT to a port from 1024 up.",
+}
+"""What to do by the error's number; `_OTHER_HOST` for all else."""
 SECONDS_TO_CONNECT = 0.1
 """What a handshake that has begun may take until the socket is closed."""
 _SO_ATTACH_FILTER = 26  # of Linux' asm-generic/socket.h; the socket module does not have it
@@ -41,11 +49,16 @@ def listen(settings: Settings) -> socket.socket:
             )
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:  # the latter of a name that cannot be one
-        reason = getattr(error, "strerror", None) or "there is no such host"
         raise ConfigurationError(
-            f"{settings.host} port {settings.port} cannot be had: {reason}. Stop what listens "
-            "there, or set IRIS_HOST and IRIS_PORT."
+            f"{settings.host} port {settings.port} cannot be had: {_reason_and_advice(error)}"
         ) from None
+
+
+def _reason_and_advice(error: OSError | UnicodeError) -> str:
+    if isinstance(error, (socket.gaierror, UnicodeError)):
+        return f"there is no such host. {_OTHER_HOST}"
+    number = error.errno or 0
+    return f"{os.strerror(number)}. {_ADVICE.get(number, _OTHER_HOST)}"
 
 
 def turn_away(listener: socket.socket) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from collections.abc import Iterable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
@@ -12,33 +13,34 @@ from rich.markup import escape
 from rich.table import Table
 
 from iris_api.inference.artifact import Scores
-from iris_api.observability.logging import configure_logging
-from iris_api.settings import Settings, load_settings
+from iris_api.observability.logging import configure_logging, wants_console
+from iris_api.settings import Settings, load_settings, misspelt_settings
 
 _EXAMPLE = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 
 
 class Narrator:
-    """Speaks on standard output; the service's own log goes to standard error."""
+    """Speaks to a person on standard output; else in the log, which goes to standard error."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.console = Console(highlight=False, soft_wrap=True)
+        self.is_to_person = wants_console(settings, sys.stdout)
         self.log = structlog.get_logger("iris_api")
 
     def tell(self, message: str) -> None:
         """Say what has just happened."""
-        if self.settings.log_format == "json":
-            self.log.info(message)
-        else:
+        if self.is_to_person:
             self.console.print(f"[green]•[/green] {escape(message)}")
+        else:
+            self.log.info(message)
 
     def warn(self, message: str) -> None:
         """Say what is to be kept in mind."""
-        if self.settings.log_format == "json":
-            self.log.warning(message)
-        else:
+        if self.is_to_person:
             self.console.print(f"[yellow]![/yellow] {escape(message)}")
+        else:
+            self.log.warning(message)
 
     def tabulate(self, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Show rows beneath their titles."""
@@ -57,23 +59,27 @@ class Narrator:
             self.tell(f"{url} is alive, but not ready: {body['detail']}")
             return
         settings = self.settings
-        if settings.log_format == "json":
+        if not self.is_to_person:
             self.log.info("ready", url=url)
             return
-        database = (
-            "PostgreSQL at IRIS_DATABASE_URL"
-            if settings.database_url
-            else settings.data_dir / "postgres"
-        )
+        if settings.database_url is None:
+            database, stopped = str(settings.data_dir / "postgres"), "all of it"
+        else:
+            database, stopped = "PostgreSQL at IRIS_DATABASE_URL", "the service, not the database"
+        first, header = "", ""
+        if settings.auth == "keys":
+            first = "  KEY=$(iris-api keys create --client me)\n"
+            header = ' -H "Authorization: Bearer $KEY"'
+        flower = f"-H 'Content-Type: application/json' -d '{json.dumps(_EXAMPLE)}'"
         self.console.print(
             f"""
 [bold]Ready on {url}[/bold]   (its documentation: {url}/docs)
 
 Try it:
-  curl {url}/predict -H 'Content-Type: application/json' -d '{json.dumps(_EXAMPLE)}'
-  curl {url}/predictions
+{first}  curl {url}/predict{header} {flower}
+  curl {url}/predictions{header}
 
-The predictions are in {database}, the model in {settings.model_dir}. Ctrl-C stops all of it.
+The predictions are in {database}, the model in {settings.model_dir}. Ctrl-C stops {stopped}.
 """
         )
 
@@ -83,7 +89,10 @@ def begin() -> tuple[Settings, Narrator]:
     _end_on_signals()
     settings = load_settings()
     configure_logging(settings)
-    return settings, Narrator(settings)
+    narrator = Narrator(settings)
+    for sentence in misspelt_settings():
+        narrator.log.warning(sentence)
+    return settings, narrator
 
 
 def _end_on_signals() -> None:

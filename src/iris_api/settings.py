@@ -1,6 +1,8 @@
 """Every knob of the service: one frozen object, read from the environment once."""
 
+import os
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +15,8 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 LogFormat = Literal["auto", "console", "json"]
 Auth = Literal["off", "keys"]
 _ROOT_PATH = re.compile("(/[A-Za-z0-9._~-]+)*")
+_LIKENESS = 0.75
+"""Of a name to a setting's: AUHT is as like to AUTH, API_PORT is less so to PORT."""
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -172,6 +176,27 @@ class Settings(BaseSettings):
     def model_dir(self) -> Path:
         """The folder that holds the model and its manifest."""
         return self.data_dir / "model"
+
+
+def misspelt_settings() -> list[str]:
+    """A sentence for each variable of the environment that looks like a setting misspelt.
+
+    Others that begin like settings are left alone: Kubernetes makes up ``IRIS_SERVICE_HOST`` for a
+    service of that name.
+    """
+    names = [name.upper() for name in Settings.model_fields]
+    prefix = "IRIS_"
+    unknown = {
+        variable: variable.upper().removeprefix(prefix)
+        for variable in sorted(os.environ)
+        if variable.upper().startswith(prefix)
+    }
+    return [
+        f"{variable} is no setting; is {prefix}{meant} meant?"
+        for variable, name in unknown.items()
+        if name not in names
+        for meant in get_close_matches(name, names, n=1, cutoff=_LIKENESS)
+    ]
 
 
 def load_settings() -> Settings:

@@ -9,7 +9,7 @@ from tests.e2e.service import SETOSA, poll_until, run
 async def test_a_database_of_ones_own_is_used_as_it_is(
     start: Start, folder: Path, data_dir: Path, empty_database: URL
 ) -> None:
-    service = start(**way_to(empty_database), data_dir=data_dir)
+    service = start(**way_to(empty_database), data_dir=data_dir, log_format="console")
     poll_until(lambda: service.answers("/livez"), "the service is alive")
     assert "`iris-api migrate`" in service.until_printed("is alive, but not ready: (.+)")[1]
     async with service.client() as client:
@@ -30,8 +30,10 @@ async def test_a_database_of_ones_own_is_used_as_it_is(
 async def test_prepare_migrates_and_trains_where_it_is_asked_to(
     start: Start, data_dir: Path, empty_database: URL
 ) -> None:
-    service = start("--prepare", **way_to(empty_database), data_dir=data_dir).until_ready()
+    settings = {**way_to(empty_database), "data_dir": data_dir, "log_format": "console"}
+    service = start("--prepare", **settings).until_ready()
     service.until_printed("Ready on")
+    assert "Ctrl-C stops the service, not the database." in service.output
     assert "Training" not in service.output, "there is a model"
     async with service.client() as client:
         answer = (await client.post("/predict", json=SETOSA)).json()

@@ -24,11 +24,12 @@ async def test_the_first_start_prepares_everything_and_the_second_finds_it(
     start: Start, folder: Path
 ) -> None:
     data_dir = folder / ".iris"
-    service = start().until_ready()
+    service = start(log_format="console").until_ready()
     curl = service.until_printed(r"  (curl \S+/predict .+)\n")[1]
     assert service.until_printed(r"Ready on (\S+)")[1] == service.url
     assert ".iris/postgres" in service.output
     assert "Training" in service.output
+    assert "Ctrl-C stops all of it." in service.output
     first_postmaster = postmaster_of(data_dir)
 
     answer = subprocess.run(  # noqa: ASYNC221, nothing else runs on this loop
@@ -41,7 +42,8 @@ async def test_the_first_start_prepares_everything_and_the_second_finds_it(
     assert prediction["prediction_label"] == "setosa"
 
     assert service.stop(signal.SIGKILL) == -signal.SIGKILL
-    service = start().until_ready()
+    service = start(log_format="console").until_ready()
+    service.until_printed("Ready on")
     assert "Training" not in service.output
     assert not is_alive(first_postmaster)
     async with service.client() as client:
@@ -70,9 +72,10 @@ async def test_a_second_service_is_refused_and_the_other_commands_go_along(
 
     migrated = run(folder, "migrate", data_dir=data_dir)
     assert migrated.returncode == 0, migrated.stderr
-    assert "revision" in migrated.stdout
+    assert "revision" in migrated.stderr
     trained = run(folder, "train", "--candidate", "linear-discriminant", data_dir=data_dir)
     assert trained.returncode == 0, trained.stderr
+    assert "A service that runs already takes it when it is restarted" in trained.stderr
 
     async with first.client() as client:
         assert (await client.post("/predict", json=SETOSA)).json()["model_version"] == version

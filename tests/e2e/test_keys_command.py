@@ -1,6 +1,9 @@
 """`iris-api keys`, beside a service that asks for them."""
 
+import os
 import re
+import subprocess
+import sys
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,7 @@ from typing import Any
 import pytest
 from tests.e2e.conftest import Start
 from tests.e2e.raw import BODY
-from tests.e2e.service import Service, assert_one_clear_sentence, poll_until, run
+from tests.e2e.service import Service, assert_one_clear_sentence, environment, poll_until, run
 
 
 def keys(folder: Path, data_dir: Path, *arguments: str, **settings: object) -> str:
@@ -60,18 +63,37 @@ def test_keys_are_made_listed_and_revoked_beside_the_service(
     assert token not in table
     assert ann.split()[-2:] == ["-", "-"]  # neither expires nor was revoked
 
-    said = keys(folder, data_dir, "revoke", str(number))
+    said = keys(folder, data_dir, "revoke", str(number), log_format="console")
     assert f"Key {number} is revoked" in said
     poll_until(lambda: ask(service, "/predict", token, BODY) == 401, "the key is refused")
     assert ask(service, "/metrics", admin) == 200
     [ann, _] = keys(folder, data_dir, "list").splitlines()[1:]
     assert re.search(r"- +\d{4}-\d{2}-\d{2} \d{2}:\d{2} *$", ann)
-    assert keys(folder, data_dir, "revoke", str(number))  # once more is no error
+    keys(folder, data_dir, "revoke", str(number))  # once more is no error
 
     assert service.stop() == 0
     for text in (service.output, service.errors):
         assert token not in text
         assert admin not in text
+
+
+def test_the_greeting_shows_how_to_make_a_key_and_send_it(
+    start: Start, folder: Path, data_dir: Path
+) -> None:
+    service = start(data_dir=data_dir, auth="keys", log_format="console").until_ready()
+    [make, *asks] = service.until_printed(r"Try it:\n((?:  .+\n)+)")[1].splitlines()
+    assert len(asks) == 2
+    env = environment(data_dir=data_dir) | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    }
+    for command in asks:
+        subprocess.run(
+            ["bash", "-ec", f"{make}\n{command} --silent --show-error --fail"],
+            env=env,
+            cwd=folder,
+            check=True,
+            capture_output=True,
+        )
 
 
 def test_keys_are_made_before_the_service_has_ever_run(folder: Path, tmp_path: Path) -> None:
@@ -133,6 +155,15 @@ def test_a_wrong_call_makes_nothing(folder: Path, tmp_path: Path, arguments: lis
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("client", ["", "a\tb", "x" * 101])
+def test_a_client_without_a_proper_name_is_told_the_rule(
+    folder: Path, tmp_path: Path, client: str
+) -> None:
+    result = run(folder, "keys", "create", "--client", client, data_dir=tmp_path / "new")
+    assert result.returncode == 2
+    assert "1 to 100 printable characters" in " ".join(result.stderr.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104, that is what is refused

@@ -1,6 +1,8 @@
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 from tests.conftest import execute
-from tests.e2e.service import SETOSA, Service, poll_until
+from tests.e2e.service import SETOSA, Service, environment, poll_until, run
 
 FLOWER = {**SETOSA, "sepal_length": 5.0625}
 
@@ -48,6 +50,33 @@ async def test_each_request_is_a_line_of_json_with_its_id(service: Service) -> N
     assert line_of(service, "mine-1")["path"] == "/predictions"
     assert "5.0625" not in service.errors
     assert "secret-label" not in service.errors
+
+
+def test_what_nobody_reads_at_a_terminal_is_in_the_log_alone(folder: Path, tmp_path: Path) -> None:
+    result = run(folder, "migrate", data_dir=tmp_path / "data")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+    events = [json.loads(line)["event"] for line in result.stderr.splitlines()]
+    assert events[-1].startswith("The schema is at revision ")
+
+
+def test_who_sits_at_a_terminal_is_told_in_lines(folder: Path, tmp_path: Path) -> None:
+    main, terminal = os.openpty()
+    with os.fdopen(main, "rb") as output:
+        process = subprocess.run(
+            [sys.executable, "-m", "iris_api", "migrate"],
+            env=environment(data_dir=tmp_path / "data"),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=terminal,
+            stderr=subprocess.PIPE,
+            check=True,
+        )
+        os.close(terminal)
+        told = os.read(output.fileno(), 65536).decode()
+    assert "•" in told
+    assert "The schema is at revision " in told
+    assert process.stderr == b""
 
 
 @pytest.mark.parametrize("condition", ["1 / (prediction - prediction) = 1", "sepal_length < 5"])

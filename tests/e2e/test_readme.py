@@ -1,7 +1,6 @@
 """README.md shows what happens: its commands are run, and their answers compared."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.conftest import Start
-from tests.e2e.service import Service, poll_until
+from tests.e2e.service import Service, environment, poll_until
 
 from iris_api.settings import Settings
 
@@ -78,7 +77,7 @@ def test_make_run_serves(tmp_path: Path) -> None:
         process = subprocess.Popen(
             ["make", "run", f"VENV={sys.prefix}"],
             cwd=ROOT,
-            env=os.environ | {"IRIS_DATA_DIR": str(tmp_path / "data"), "IRIS_PORT": "0"},
+            env=environment(data_dir=tmp_path / "data", port=0, log_format="console"),
             stdout=file,
             stderr=file,
         )

@@ -1,5 +1,6 @@
 """What a user can mend ends in one clear sentence: exit code 1, and no trace."""
 
+import json
 import socket
 from pathlib import Path
 
@@ -40,8 +41,46 @@ def test_each_malformed_setting_is_named_and_none_is_shown(folder: Path) -> None
 
 
 def test_a_database_url_that_leads_nowhere_is_named(folder: Path) -> None:
-    url = "postgresql://iris:secret-word@127.0.0.1:port/iris"
-    result = run(folder, "migrate", database_url=url)
+    for end in ("127.0.0.1:port/iris", "127.0.0.1/iris?port=x", "127.0.0.1/iris?host=a&host=b"):
+        result = run(folder, "migrate", database_url=f"postgresql://iris:secret-word@{end}")
+        assert result.returncode == 1
+        assert_one_clear_sentence(result.stderr, "IRIS_DATABASE_URL")
+        assert "secret-word" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_a_certificate_that_is_missing_is_named_at_the_start(
+    folder: Path, tmp_path: Path, command: str
+) -> None:
+    absent = tmp_path / "absent.crt"
+    url = f"postgresql://iris@127.0.0.1/iris?sslmode=verify-full&sslrootcert={absent}"
+    result = run(folder, command, database_url=url, port=0)
     assert result.returncode == 1
-    assert_one_clear_sentence(result.stderr, "IRIS_DATABASE_URL")
-    assert "secret-word" not in result.stderr
+    assert_one_clear_sentence(result.stderr, "IRIS_DATABASE_URL", str(absent), "sslrootcert")
+
+
+@pytest.mark.parametrize("command", [["migrate"], ["serve"], ["keys", "list"]])
+def test_a_data_directory_that_cannot_be_written_is_named(
+    folder: Path, tmp_path: Path, command: list[str]
+) -> None:
+    """Root may write everywhere, so a folder stands in the place of the file."""
+    (tmp_path / "data" / "postgres.lock").mkdir(parents=True)
+    result = run(folder, *command, data_dir=tmp_path / "data", port=0)
+    assert result.returncode == 1
+    assert_one_clear_sentence(result.stderr, str(tmp_path / "data"), "IRIS_DATA_DIR")
+
+
+def test_a_command_that_stores_nothing_does_not_say_so(folder: Path, tmp_path: Path) -> None:
+    result = run(folder, "keys", "list", database_url=f"postgresql:///iris?host={tmp_path}")
+    assert result.returncode == 1
+    assert_one_clear_sentence(result.stderr, "cannot be reached", "IRIS_DATABASE_URL")
+    assert "stored" not in result.stderr
+
+
+def test_a_misspelt_setting_is_warned_of(folder: Path, tmp_path: Path) -> None:
+    result = run(folder, "migrate", data_dir=tmp_path / "data", auht="keys", service_host="::1")
+    assert result.returncode == 0
+    [warning] = [json.loads(line) for line in result.stderr.splitlines() if "AUHT" in line]
+    assert warning["event"] == "IRIS_AUHT is no setting; is IRIS_AUTH meant?"
+    assert warning["level"] == "warning"
+    assert "IRIS_SERVICE_HOST" not in result.stderr

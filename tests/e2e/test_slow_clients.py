@@ -144,7 +144,9 @@ NOT_HTTP = {
 @pytest.mark.parametrize("data", NOT_HTTP.values(), ids=NOT_HTTP.keys())
 def test_what_is_not_http_is_answered_and_closed(raw: Raw, data: bytes) -> None:
     raw.send(data)
-    assert "HTTP/1.1" in raw.refusal(400, "malformed-request")["detail"]
+    detail = raw.refusal(400, "malformed-request")["detail"]
+    assert "HTTP/1.1" in detail
+    assert "Content-Length" in detail
 
 
 def resident_bytes(service: Service) -> int:
@@ -204,7 +206,9 @@ def test_past_the_connections_others_are_refused_until_one_leaves(
     with ExitStack() as stack:
         taken = [take(service, stack) for _ in range(3)]
         with connected(service) as refused:
-            assert "3 connections" in refused.refusal(503, "overloaded")["detail"]
+            problem = refused.refusal(503, "overloaded")
+            assert "3 connections" in problem["detail"]
+            assert problem["title"] == "The service is busy"
         for raw in taken:
             raw.send(GET)
             assert raw.answer().status == 200

@@ -35,7 +35,7 @@ def test_the_wheel_carries_the_migrations_and_nothing_of_the_checkout(
     assert (site / "iris_api" / "py.typed").exists()
     assert not list(site.rglob("__pycache__"))
 
-    env = environment(**way_to(empty_database)) | {"PYTHONPATH": str(site)}
+    env = environment(**way_to(empty_database), log_format="console") | {"PYTHONPATH": str(site)}
 
     def run(*arguments: str) -> str:
         result = subprocess.run(

@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -112,8 +113,12 @@ def _what_no_schema_says(next_cursor: str) -> Iterator[None]:
                 case.query[name] = "2026-01-31T12:00:00Z"  # in UTC it may be of no year
         key = case.headers.get("Idempotency-Key") if case.headers else None
         if isinstance(key, str):
-            if key in keys:  # a key stands for one payload
-                case.headers["Idempotency-Key"] = key = f"{next(numbers):08}{key[8:]}"
+            is_quoted = key.startswith('"')
+            if is_quoted:
+                key = re.sub(r"\\(.)", r"\1", key[1:-1])
+            if key in keys:  # a key stands for one payload, be it quoted or bare
+                key = f"{next(numbers):08}" + ("" if is_quoted else key[8:])
+                case.headers["Idempotency-Key"] = f'"{key}"' if is_quoted else key
             keys.add(key)
 
     schemathesis.hook(before_call)

@@ -13,7 +13,7 @@ from sqlalchemy import URL
 from tests.conftest import dsn_of, settings_for
 from tests.integration.support import Held, running, started
 
-from iris_api.database.session import database_url
+from iris_api.database.url import database_url
 from iris_api.settings import Settings
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import URL
-from tests.integration.commands import ROOT, environment, run
+from tests.integration.commands import ROOT, environment, run, start
 from tests.integration.support import fetch
 
 from iris_api.database.migrations import head_revision
@@ -44,6 +44,28 @@ def test_alembics_own_commands_work_from_a_checkout(empty_database: URL, checkou
     run("alembic", "upgrade", "head", env=env, cwd=checkout)
     run("alembic", "downgrade", "base", env=env, cwd=checkout)
     assert fetch(empty_database, "SELECT version_num FROM alembic_version") == []
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("nonsense", "IRIS_DATABASE_URL is not a URL"),
+        (None, "no such database"),
+    ],
+)
+def test_alembic_says_in_one_line_what_is_wrong_with_the_url(
+    empty_database: URL, checkout: Path, url: str | None, told: str
+) -> None:
+    nowhere = empty_database.set(database="iris_nowhere").render_as_string(hide_password=False)
+    env = environment(empty_database, IRIS_DATABASE_URL=url or nowhere)
+    env["IRIS_DATABASE_PGBOUNCER"] = "false"
+    process = start("alembic", "current", env=env, cwd=checkout)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    [line] = output.splitlines()
+    assert line.startswith("FAILED: ")
+    assert told in line
+    assert "Traceback" not in errors
 
 
 def test_alembic_prints_the_sql_for_those_who_run_it_themselves(

@@ -13,6 +13,7 @@ from tests.integration.support import fetch
 
 from iris_api.database.migrations import alembic_config, head_revision, migrate
 from iris_api.errors import ConfigurationError
+from iris_api.settings import Settings
 
 SCHEMA = {
     "columns": """
@@ -135,13 +136,43 @@ def test_every_constraint_and_index_has_the_name_of_the_convention(database: URL
 
 
 def test_processes_that_migrate_at_once_migrate_once(empty_database: URL, tmp_path: Path) -> None:
-    env = environment(empty_database)
+    env = environment(empty_database, IRIS_LOG_FORMAT="console")
     processes = [start("iris_api", "migrate", env=env, cwd=tmp_path) for _ in range(4)]
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, outputs
     assert all(head_revision() in output for output, _ in outputs)
     assert fetch(empty_database, "SELECT version_num FROM alembic_version") == [(head_revision(),)]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(params=["iris_nowhere", "nobody_known"])
+def refusing(request: pytest.FixtureRequest, server_url: URL) -> URL:
+    """A way to PostgreSQL that it will not open before somebody has changed something."""
+    if request.param == "iris_nowhere":
+        return server_url.set(database=request.param)
+    return server_url.set(username=request.param, password="secret-word")  # noqa: S106, no secret
+
+
+def test_a_refusal_for_good_is_not_waited_for(refusing: URL) -> None:
+    told: list[str] = []
+    text = refusing.render_as_string(hide_password=False)
+    settings = Settings.model_validate({"database_url": text, "migration_timeout": 3600})
+    with pytest.raises(ConfigurationError, match="of IRIS_DATABASE_URL") as error:
+        migrate(settings, report=told.append)
+    assert told == []
+    assert "Nothing was stored" not in str(error.value)
+    assert "secret-word" not in str(error.value)
+
+
+def test_a_wait_for_the_database_is_told_once(tmp_path: Path) -> None:
+    told: list[str] = []
+    settings = Settings.model_validate(
+        {"database_url": f"postgresql:///iris?host={tmp_path}", "migration_timeout": 0.5}
+    )
+    with pytest.raises(ConfigurationError, match=r"Check IRIS_DATABASE_URL.* Waited 0\.5 s"):
+        migrate(settings, report=told.append)
+    [line] = told
+    assert line.startswith("Waiting up to 0.5 s: PostgreSQL cannot be reached.")
 
 
 async def test_a_migration_waits_its_turn_for_a_bounded_time(empty_database: URL) -> None:

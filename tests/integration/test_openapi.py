@@ -21,7 +21,7 @@ STATUSES = {
     "get /model": {200, 500} | _ACCESS,
     "get /livez": {200, 500},
     "get /readyz": {200, 500, 503},
-    "get /metrics": {200, 500} | _ACCESS,
+    "get /metrics": {200, 500} | _ACCESS - {429},
 }
 
 

@@ -9,12 +9,31 @@ from sqlalchemy import URL
 from tests.integration.support import SETOSA, running
 from tests.pgbouncer import PATH, PgBouncer
 
+from iris_api.database.migrations import migrate
+from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
 
 IS_INSTALLED = shutil.which("pgbouncer", path=PATH) is not None
 
 
-@pytest.mark.skipif(not IS_INSTALLED, reason="PgBouncer is not installed")
+pytestmark = pytest.mark.skipif(not IS_INSTALLED, reason="PgBouncer is not installed")
+
+
+async def test_who_has_not_named_the_pooler_is_told_to(
+    settings: Settings, database: URL, tmp_path: Path
+) -> None:
+    with PgBouncer(database, tmp_path) as pooler:
+        url = pooler.url.render_as_string(hide_password=False)
+        changes = {"database_url": url, "database_pgbouncer": False}
+        own = Settings.model_validate({**settings.model_dump(), **changes})
+        async with running(own) as client:
+            response = await client.get("/readyz")
+            assert response.status_code == 503
+            assert "Set IRIS_DATABASE_PGBOUNCER=true." in response.json()["detail"]
+        with pytest.raises(ConfigurationError, match="Set IRIS_DATABASE_PGBOUNCER=true"):
+            await asyncio.to_thread(migrate, own)
+
+
 async def test_a_pooler_that_fails_is_missed_and_its_return_noticed(
     settings: Settings, database: URL, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ from iris_api.database.session import refuse_unsafe
 from iris_api.errors import DatabaseUnavailable
 from iris_api.settings import Settings
 
+POOR = "iris_without_rights"
 END_CONNECTIONS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'iris-api'"
 )
@@ -109,7 +110,23 @@ def nobodys_port() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
-@pytest.fixture(params=["nobody listens", "no such database", "wrong password"])
+FOR_GOOD = ("no such database", "wrong password")
+
+
+async def test_the_first_of_several_hosts_that_answers_is_used(
+    nobodys_port: int, database: URL, data_dir: Path
+) -> None:
+    query = {
+        "host": f"127.0.0.1,{database.query.get('host', database.host)}",
+        "port": f"{nobodys_port},{database.port or 5432}",
+    }
+    text = database.set(query=query).render_as_string(hide_password=False)
+    own = Settings.model_validate({"database_url": text, "data_dir": data_dir})
+    async with running(own) as client:
+        assert await checks(client) == dict.fromkeys(PARTS, "ok")
+
+
+@pytest.fixture(params=["nobody listens", *FOR_GOOD])
 def unreachable(request: pytest.FixtureRequest, nobodys_port: int, server_url: URL) -> URL:
     """A database that cannot be had, for one of several reasons."""
     if request.param == "nobody listens":
@@ -120,8 +137,9 @@ def unreachable(request: pytest.FixtureRequest, nobodys_port: int, server_url: U
 
 
 async def test_without_its_database_the_service_is_alive_and_says_so(
-    unreachable: URL, data_dir: Path
+    request: pytest.FixtureRequest, unreachable: URL, data_dir: Path
 ) -> None:
+    told = "Check" if request.node.callspec.params["unreachable"] in FOR_GOOD else "Try again"
     async with running(settings_for(unreachable, data_dir)) as client:
         await assert_alive(client)
         assert await checks(client) == {"database": "failed", "schema": "unknown", "model": "ok"}
@@ -131,10 +149,31 @@ async def test_without_its_database_the_service_is_alive_and_says_so(
             await client.get("/predictions"),
             await client.get("/predictions/1"),
         ]:
-            assert_problem(response, 503, "database-unavailable")
+            body = assert_problem(response, 503, "database-unavailable")
+            assert "Nothing was stored." in body["detail"]
+            assert [word for word in ("Check", "Try again") if word in body["detail"]] == [told]
+            assert int(response.headers["Retry-After"]) > 0
             assert "secret-word" not in response.text
         assert (await client.get("/model")).status_code == 200
         assert (await client.get("/metrics")).status_code == 200
+
+
+async def test_a_role_without_its_rights_is_told_to_be_granted_them(
+    database: URL, data_dir: Path
+) -> None:
+    await asyncio.to_thread(execute, database, f"CREATE ROLE {POOR} LOGIN PASSWORD 'secret-word'")
+    try:
+        poor = database.set(username=POOR, password="secret-word")  # noqa: S106, no secret
+        text = poor.render_as_string(hide_password=False)
+        own = Settings.model_validate({"database_url": text, "data_dir": data_dir})
+        async with running(own) as client:
+            for request in (client.post("/predict", json=SETOSA), client.get("/predictions")):
+                response = await request
+                detail = assert_problem(response, 503, "database-unavailable")["detail"]
+                assert "Grant the role" in detail
+                assert "Try again" not in detail
+    finally:
+        await asyncio.to_thread(execute, database, f"DROP ROLE {POOR}")
 
 
 async def test_connections_that_break_are_replaced(client: AsyncClient, server_url: URL) -> None:

@@ -1,11 +1,26 @@
 import traceback
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
-from iris_api.database.session import database_url
+from iris_api.database.url import database_url
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
+
+CERTIFICATE = """
+-----BEGIN CERTIFICATE-----
+MIIBfTCCASOgAwIBAgIUbYau5vUeFbJUEwa6gdsaTKR0VUkwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJYXV0aG9yaXR5MB4XDTI2MTEyNjE2MDIxNVoXDTM2MTEyMzE2
+MDIxNVowFDESMBAGA1UEAwwJYXV0aG9yaXR5MFkwEwYHKoZIzj0CAQYIKoZIzj0D
+AQcDQgAElMwJwS+gsqoydvW4/Ji0qOr0tM5zxbPmXpo2dbc0JHb1NV1cKAoBZyqN
+rVYYbnqXeZYB7tui2H6cVSB7a1tj7qNTMFEwHQYDVR0OBBYEFKNMp6780jZYEaIX
+SPA2kiwzcq/zMB8GA1UdIwQYMBaAFKNMp6780jZYEaIXSPA2kiwzcq/zMA8GA1Ud
+EwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIhAOpPkFslngTan9kcaT5cnlYi
+60OCUMgODmuQxVOvFBn6AiA0002nAo+Q90W6F7DW5IQWCca1b1h25j+GDq5qb0cm
+Tw==
+-----END CERTIFICATE-----
+"""
 
 
 def translated(url: str) -> str:
@@ -19,7 +34,7 @@ def test_each_of_postgresqls_schemes_means_asyncpg(scheme: str) -> None:
     assert url == "postgresql+asyncpg://iris:hunter2@db:5433/iris"
 
 
-@pytest.mark.parametrize("mode", ["disable", "prefer", "require", "verify-ca", "verify-full"])
+@pytest.mark.parametrize("mode", ["disable", "prefer", "require"])
 def test_libpqs_sslmode_becomes_asyncpgs_ssl(mode: str) -> None:
     assert translated(f"postgresql://db/iris?sslmode={mode}") == (
         f"postgresql+asyncpg://db/iris?ssl={mode}"
@@ -68,6 +83,88 @@ def test_what_is_no_url_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(ConfigurationError, match="IRIS_DATABASE_URL is not a URL") as error:
         translated(url)
     assert "hunter2" not in "".join(traceback.format_exception(error.value))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "port=hunter2",
+        "host=one&host=other",
+        "host=one,other&port=5432",
+        "host=one:5432&host=other:hunter2",
+        "prepared_statement_cache_size=hunter2",
+    ],
+)
+def test_a_parameter_that_does_not_fit_is_refused_without_showing_it(query: str) -> None:
+    with pytest.raises(ConfigurationError, match="each of several hosts needs a port") as error:
+        translated(f"postgresql://db/iris?{query}")
+    assert "hunter2" not in "".join(traceback.format_exception(error.value))
+
+
+def test_several_hosts_before_the_path_are_told_where_they_belong() -> None:
+    with pytest.raises(ConfigurationError, match=r"host=one:5432&host=other:5432"):
+        translated("postgresql://one,other/iris")
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "5432,65536"])
+def test_a_port_that_cannot_be_is_refused(port: str) -> None:
+    hosts = ",".join("h" for _ in port.split(","))
+    with pytest.raises(ConfigurationError, match="not from 1 to 65535"):
+        translated(f"postgresql://db/iris?host={hosts}&port={port}")
+
+
+@pytest.mark.parametrize("query", ["ssl=require&ssl=disable", "sslrootcert=a&sslrootcert=b"])
+def test_a_parameter_that_is_given_twice_is_refused(query: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"more than one ssl\w*\."):
+        translated(f"postgresql://db/iris?{query}")
+
+
+def test_a_cache_below_nothing_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="cache_size below 0"):
+        translated("postgresql://db/iris?prepared_statement_cache_size=-1")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where libpq looks for the certificate to verify by; nothing is there."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PGSSLROOTCERT", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
+def test_to_verify_by_nothing_is_refused(home: Path, mode: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"root\.crt cannot be read.* sslrootcert "
+    ) as error:
+        translated(f"postgresql://db/iris?sslmode={mode}")
+    assert str(home) in str(error.value)
+
+
+@pytest.mark.parametrize("way", ["home", "PGSSLROOTCERT"])
+def test_the_certificate_to_verify_by_is_found_as_libpq_finds_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    root = home / (".postgresql/root.crt" if way == "home" else "root.crt")
+    root.parent.mkdir(exist_ok=True)
+    root.write_text(CERTIFICATE)
+    if way != "home":
+        monkeypatch.setenv(way, str(root))
+    assert translated("postgresql://db/iris?sslmode=verify-full").endswith("?ssl=verify-full")
+
+
+@pytest.mark.parametrize("name", ["sslrootcert", "sslcert", "sslkey"])
+def test_a_file_of_tls_that_is_missing_is_named(home: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"absent\.pem cannot be read.* {name} "):
+        translated(f"postgresql://db/iris?{name}={home}/absent.pem")
+
+
+@pytest.mark.parametrize("names", [["sslrootcert"], ["sslcert", "sslkey"]])
+def test_a_file_that_holds_no_certificate_is_refused(home: Path, names: list[str]) -> None:
+    (home / "a.pem").write_text("nothing")
+    query = "&".join(f"{name}={home}/a.pem" for name in names)
+    with pytest.raises(ConfigurationError, match=f"{names[0]} .*PEM"):
+        translated(f"postgresql://db/iris?{query}")
 
 
 def test_a_url_that_is_missing_is_asked_for() -> None:

@@ -1,3 +1,6 @@
+import re
+from ssl import SSLCertVerificationError
+
 import pytest
 from asyncpg import TargetServerAttributeNotMatched
 from asyncpg.exceptions import (
@@ -6,6 +9,7 @@ from asyncpg.exceptions import (
     ConnectionFailureError,
     IndexCorruptedError,
     InsufficientPrivilegeError,
+    InvalidAuthorizationSpecificationError,
     InvalidCatalogNameError,
     InvalidPasswordError,
     LockNotAvailableError,
@@ -13,6 +17,7 @@ from asyncpg.exceptions import (
     PostgresError,
     PostgresIOError,
     PostgresSyntaxError,
+    ProtocolViolationError,
     QueryCanceledError,
     ReadOnlySQLTransactionError,
     TooManyConnectionsError,
@@ -23,7 +28,7 @@ from asyncpg.exceptions import (
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from iris_api.database.failures import problem_of, translates_failures
+from iris_api.database.failures import as_told_to_operators, problem_of, translates_failures
 from iris_api.errors import DatabaseUnavailable, Problem, SchemaOutdated
 
 UNREACHABLE: list[Exception] = [
@@ -74,6 +79,59 @@ def test_a_database_that_refuses_for_now_is_unavailable(kind: type[PostgresError
     problem = problem_of(raised(kind("user=iris password=hunter2")))
     assert isinstance(problem, DatabaseUnavailable)
     assert "hunter2" not in problem.detail
+
+
+REFUSALS = {
+    InvalidPasswordError("of hunter2"): "user or the password",
+    InvalidAuthorizationSpecificationError("no pg_hba.conf entry for hunter2"): r"pg_hba\.conf",
+    InvalidCatalogNameError("hunter2"): "no such database",
+    InsufficientPrivilegeError("for hunter2"): "[Gg]rant",
+    ProtocolViolationError("unsupported startup parameter: a"): "IRIS_DATABASE_PGBOUNCER=true",
+    ProtocolViolationError('database "hunter2" does not exist'): "no such database",
+    ProtocolViolationError("no such database: hunter2"): "no such database",
+    ProtocolViolationError('role "hunter2" does not exist'): "user or the password",
+    ProtocolViolationError("password authentication failed"): "user or the password",
+    SSLCertVerificationError("Hostname mismatch for hunter2"): "sslrootcert",
+}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(("error", "told"), REFUSALS.items(), ids=repr)
+def test_a_refusal_for_good_says_what_is_to_be_changed(
+    error: Exception, told: str, *, wrapped: bool
+) -> None:
+    problem = problem_of(raised(error) if wrapped and not isinstance(error, OSError) else error)
+    assert isinstance(problem, DatabaseUnavailable)
+    assert re.search(told, problem.detail)
+    assert problem.detail.endswith(" Nothing was stored.")
+    assert "hunter2" not in problem.detail
+    assert problem.headers["Retry-After"]
+
+
+def test_what_a_pooler_says_of_its_server_is_no_refusal_for_good() -> None:
+    error = ProtocolViolationError("server login failed: the database system is shutting down")
+    problem = problem_of(error)
+    assert problem is not None
+    assert "08P01" in problem.detail
+    assert "Try again soon." in problem.detail
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(), "PostgreSQL cannot be reached. Check IRIS_DATABASE_URL, or try again soon."),
+        (
+            InvalidCatalogNameError(),
+            "PostgreSQL has no such database. Check the one of IRIS_DATABASE_URL, or create it.",
+        ),
+    ],
+)
+def test_who_runs_a_command_is_not_told_that_nothing_was_stored(
+    error: Exception, told: str
+) -> None:
+    problem = problem_of(error)
+    assert problem is not None
+    assert as_told_to_operators(problem) == told
 
 
 @pytest.mark.parametrize("orig", [Exception("connection is closed"), UniqueViolationError("a")])

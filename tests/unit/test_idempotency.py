@@ -1,13 +1,16 @@
 """How an Idempotency-Key is written in a header, and read again."""
 
+import re
+
 import pytest
 from fastapi import Request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iris_api.api.idempotency import idempotency_key
+from iris_api.api.idempotency import PARAMETER, idempotency_key
 from iris_api.errors import InvalidRequest
 
+PATTERN: str = PARAMETER["parameters"][0]["schema"]["pattern"]
 PRINTABLE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=255)
 
 
@@ -28,6 +31,7 @@ def test_a_request_without_the_header_has_no_key() -> None:
 @given(PRINTABLE)
 def test_any_printable_key_comes_through_in_quotes(key: str) -> None:
     assert read(quoted(key)) == key
+    assert re.fullmatch(PATTERN, quoted(key).decode())
 
 
 @given(PRINTABLE)
@@ -40,6 +44,27 @@ def test_a_key_without_spaces_that_does_not_begin_with_a_quote_is_the_same_bare(
 @given(PRINTABLE, PRINTABLE)
 def test_different_keys_stay_different(one: str, other: str) -> None:
     assert (read(quoted(one)) == read(quoted(other))) == (one == other)
+
+
+@given(st.from_regex(re.compile(PATTERN, re.ASCII), fullmatch=True))
+def test_what_the_document_describes_is_taken(value: str) -> None:
+    assert read(value.encode()) is not None
+
+
+@given(st.lists(st.binary(max_size=300), min_size=1, max_size=1))
+def test_what_the_document_does_not_describe_is_refused(values: list[bytes]) -> None:
+    value = values[0].strip().decode("latin-1")
+    if re.fullmatch(PATTERN, value):
+        assert read(*values)
+    else:
+        with pytest.raises(InvalidRequest):
+            read(*values)
+
+
+def test_a_key_with_spaces_is_told_to_come_in_quotes() -> None:
+    with pytest.raises(InvalidRequest, match='spaces only in double quotes: "a b"'):
+        read(b"a b")
+    assert read(b'"a b"') == "a b"
 
 
 @given(st.lists(st.binary(max_size=300), max_size=3))

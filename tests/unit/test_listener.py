@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from iris_api.errors import ConfigurationError
 from iris_api.listener import listen, turn_away
 from iris_api.settings import Settings
 
@@ -17,6 +18,31 @@ def listener() -> Iterator[socket.socket]:
     with listen(Settings(port=0)) as listener:
         listener.settimeout(30)
         yield listener
+
+
+def test_a_taken_port_is_told_plainly(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    with pytest.raises(ConfigurationError) as error:
+        listen(Settings(port=port))
+    assert str(error.value) == (
+        f"127.0.0.1 port {port} cannot be had: Address already in use. "
+        "Stop what listens there, or set IRIS_PORT to another port."
+    )
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid"])
+def test_another_machines_address_is_told_plainly(host: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"\. Set IRIS_HOST to an address of this machine"):
+        listen(Settings(host=host, port=0, auth="off"))
+
+
+def test_a_port_for_which_one_has_no_right_is_told_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied (while attempting to bind)")
+
+    monkeypatch.setattr(socket, "create_server", refuse)
+    with pytest.raises(ConfigurationError, match=r"denied\. Set IRIS_PORT to a port from 1024 up"):
+        listen(Settings(port=80))
 
 
 def test_who_has_connected_is_not_turned_away(listener: socket.socket) -> None:

@@ -4,6 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -185,3 +186,4 @@ def test_a_terminal_gets_columns_unless_a_format_is_set(
     assert wants_console(Settings(log_format="auto")) is terminal
     assert wants_console(Settings(log_format="console"))
     assert not wants_console(Settings(log_format="json"))
+    assert not wants_console(Settings(log_format="auto"), StringIO())

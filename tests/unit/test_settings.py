@@ -5,7 +5,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from iris_api.errors import ConfigurationError
-from iris_api.settings import Settings, load_settings
+from iris_api.settings import Settings, load_settings, misspelt_settings
 
 WRONG = {
     "IRIS_MAX_BATCH": "-70007",
@@ -72,6 +72,48 @@ def test_all_wrong_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) 
         load_settings()
     assert all(name in str(error.value) for name in WRONG)
     assert "hunter2" not in refusal(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("IRIS_AUHT", "IRIS_AUTH"),
+        ("IRIS_POTR", "IRIS_PORT"),
+        ("iris_worker", "IRIS_WORKERS"),
+        ("IRIS_LOGLEVEL", "IRIS_LOG_LEVEL"),
+        ("IRIS_DATABSE_URL", "IRIS_DATABASE_URL"),
+    ],
+)
+def test_a_misspelt_variable_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    monkeypatch.setenv(name, "hunter2")
+    assert misspelt_settings() == [f"{name} is no setting; is {meant} meant?"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *WRONG,
+        "iris_auth",
+        "IRIS_SERVICE_HOST",  # these are Kubernetes', of services named iris and iris-api
+        "IRIS_SERVICE_PORT",
+        "IRIS_SERVICE_PORT_HTTP",
+        "IRIS_PORT_8000_TCP",
+        "IRIS_PORT_8000_TCP_ADDR",
+        "IRIS_PORT_8000_TCP_PORT",
+        "IRIS_API_PORT",
+        "IRIS_API_SERVICE_HOST",
+        "IRIS_PUBLISHED_PORT",
+        "IRIS_POSTGRES_PASSWORD",
+        "IRIS_TEST_DATABASE",
+    ],
+)
+def test_a_variable_that_is_right_or_anothers_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "")
+    assert misspelt_settings() == []
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

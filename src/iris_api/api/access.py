@@ -30,16 +30,17 @@ _OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/openapi.json", "/docs"})
 _CALLER = "iris_api.caller"
 _HOW = "Send the header `Authorization: Bearer iris_...`; `iris-api keys create` makes a key."
 
-ACCESS_PROBLEMS = (
+KEY_PROBLEMS = (
     Unauthorized,
     Forbidden,
-    RateLimited,
     Overloaded,
     DatabaseUnavailable,
     DatabaseUnsafe,
     SchemaOutdated,
 )
 """What may keep a caller from an operation that needs a key."""
+ACCESS_PROBLEMS = (*KEY_PROBLEMS, RateLimited)
+"""The same, for an operation that is not among `NEVER_REFUSED`."""
 SECURED: dict[str, Any] = {"security": [{"bearer": []}, {}]}
 """For an operation's OpenAPI document: a key where the deployment asks for one, else none."""
 

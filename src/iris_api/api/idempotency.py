@@ -21,9 +21,12 @@ PARAMETER: dict[str, Any] = {
             "in": "header",
             "required": False,
             "description": "Any text of the client's own making, such as a UUID, in quotes or "
-            "bare. A repeated request with the same key and payload is answered with the row that "
-            "the first one stored, byte for byte.",
-            "schema": {"type": "string", "pattern": "^[!#-~][!-~]{0,254}$"},
+            "bare; spaces only in quotes. A repeated request with the same key and payload is "
+            "answered with the row that the first one stored, byte for byte.",
+            "schema": {
+                "type": "string",
+                "pattern": r'^([!#-~][!-~]{0,254}|"([ !#-\[\]-~]|\\["\\]){1,255}")$',
+            },
         }
     ]
 }
@@ -47,7 +50,8 @@ def idempotency_key(request: Request) -> str | None:
                 "header",
                 _NAME,
                 "idempotency_key_invalid",
-                "Send it once, with 1 to 255 printable ASCII characters, such as a UUID",
+                "Send it once, with 1 to 255 printable ASCII characters, such as a UUID; spaces "
+                'only in double quotes: "a b"',
             )
         ]
     )

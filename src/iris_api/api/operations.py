@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from iris_api.api.access import ACCESS_PROBLEMS, SECURED, Admin
+from iris_api.api.access import KEY_PROBLEMS, SECURED, Admin
 from iris_api.api.problems import problem_responses
 from iris_api.api.readiness import Check
 from iris_api.api.resources import ProcessResources, Resources
@@ -58,7 +58,7 @@ async def readyz(request: Request, resources: ProcessResources) -> Readiness:
     response_class=Response,
     responses={
         200: {"content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}},
-        **problem_responses(*ACCESS_PROBLEMS, InternalError),
+        **problem_responses(*KEY_PROBLEMS, InternalError),
     },
     openapi_extra=SECURED,
 )

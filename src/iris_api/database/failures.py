@@ -1,6 +1,8 @@
 """What a failure of PostgreSQL, of its driver or of the way there means to a caller."""
 
 import functools
+import re
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
@@ -15,6 +17,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MIGRATE_HINT = "Run `iris-api migrate`."
+_NOTHING_STORED = " Nothing was stored."
 _RETRY_HINT = "Nothing was stored. Try again soon."
 _ASYNCPG_ERRORS = (
     asyncpg.PostgresError,
@@ -24,13 +27,27 @@ _ASYNCPG_ERRORS = (
 _WRAPPERS = (DBAPIError, EmulatedDBAPIException)
 """What SQLAlchemy puts around an error of asyncpg's: both, or its pool the latter alone."""
 # Classes and codes of https://www.postgresql.org/docs/18/errcodes-appendix.html
-_UNAVAILABLE_CLASSES = ("08", "28", "3D", "40", "53", "57", "58", "XX")
+_UNAVAILABLE_CLASSES = ("08", "40", "53", "57", "58", "XX")
 _UNAVAILABLE_CODES = (
     READ_ONLY,
-    "42501",  # insufficient_privilege
     "55000",  # object_not_in_prerequisite_state: a database that takes no connections
     "55P03",  # lock_not_available
 )
+_TO_BE_MENDED = {
+    "28": "PostgreSQL refuses the user or the password. Check those of IRIS_DATABASE_URL, and "
+    "whether pg_hba.conf lets them in.",
+    "3D": "PostgreSQL has no such database. Check the one of IRIS_DATABASE_URL, or create it.",
+    "42501": "PostgreSQL denies a privilege. Grant the role of IRIS_DATABASE_URL those on the "
+    "database, the schema, its tables and sequences; PostgreSQL's log says which is missing.",
+}
+"""What only those who run the service can mend, by how the code begins."""
+_TOLD_BY_POOLER = {
+    "unsupported startup parameter": "This is PgBouncer, which refuses a parameter. Set "
+    "IRIS_DATABASE_PGBOUNCER=true.",
+    'database ".*" does not exist|no such database': _TO_BE_MENDED["3D"],
+    'role ".*" does not exist|no such user|authentication failed': _TO_BE_MENDED["28"],
+}
+"""The same by the message: PgBouncer has one code, 08P01, for all that it has to say."""
 _OUTDATED_CODES = ("42P01", "42703")  # undefined_table, undefined_column
 # The backend is gone, by admin_shutdown, crash_shutdown or a lost connection, perhaps after it had
 # committed; or it says itself that it does not know (statement_completion_unknown).
@@ -64,6 +81,9 @@ def problem_of(error: Exception) -> Problem | None:
     """The problem that an error of the driver or of SQLAlchemy stands for; None for a defect."""
     if isinstance(error, Problem):
         return error
+    advice = advice_on(error)
+    if advice is not None:
+        return DatabaseUnavailable(advice + _NOTHING_STORED)
     if isinstance(error, PoolTimeout):
         return DatabaseUnavailable(f"All connections to PostgreSQL are in use. {_RETRY_HINT}")
     if isinstance(error, TimeoutError):
@@ -78,6 +98,31 @@ def problem_of(error: Exception) -> Problem | None:
     if code.startswith((*_UNAVAILABLE_CLASSES, *_UNAVAILABLE_CODES)):
         return DatabaseUnavailable(f"PostgreSQL refused (SQLSTATE {code}). {_RETRY_HINT}")
     return None
+
+
+def advice_on(error: BaseException | None) -> str | None:
+    """What is to be changed where PostgreSQL refuses until it is; None for any other failure."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            "PostgreSQL's certificate is not one to trust. Check sslmode, sslrootcert and the "
+            "host's name in IRIS_DATABASE_URL."
+        )
+    if not isinstance(error, Exception):
+        return None
+    code = sqlstate_of(error)
+    if code == "08P01":
+        message = str(_driver_error_of(error))
+        told = (advice for words, advice in _TOLD_BY_POOLER.items() if re.search(words, message))
+    else:
+        told = (advice for begin, advice in _TO_BE_MENDED.items() if code.startswith(begin))
+    return next(told, None)
+
+
+def as_told_to_operators(problem: Problem) -> str:
+    """The detail for who runs a command, and has sent nothing that could be stored."""
+    return problem.detail.replace(
+        _RETRY_HINT, "Check IRIS_DATABASE_URL, or try again soon."
+    ).removesuffix(_NOTHING_STORED)
 
 
 def is_refusal_of_a_row(error: asyncpg.PostgresError) -> bool:

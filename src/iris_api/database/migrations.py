@@ -13,7 +13,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from iris_api.database.crud import ping
-from iris_api.database.failures import MIGRATE_HINT, problem_of, translates_failures
+from iris_api.database.embedded import Report
+from iris_api.database.failures import (
+    MIGRATE_HINT,
+    advice_on,
+    as_told_to_operators,
+    problem_of,
+    translates_failures,
+)
 from iris_api.database.session import create_engine, create_session_factory
 from iris_api.errors import ConfigurationError, DatabaseUnavailable, SchemaOutdated
 from iris_api.settings import Settings
@@ -76,13 +83,14 @@ class SchemaCheck:
         return current
 
 
-def migrate(settings: Settings) -> str:
+def migrate(settings: Settings, *, report: Report = lambda _message: None) -> str:
     """Bring the schema to this release's revision and return it.
 
     Waits for PostgreSQL, and for another process that migrates, at most
-    ``settings.migration_timeout`` seconds each. Raises `ConfigurationError`.
+    ``settings.migration_timeout`` seconds each, and reports that it does. Does not wait where
+    PostgreSQL refuses until somebody has changed something. Raises `ConfigurationError`.
     """
-    asyncio.run(_wait_for_database(settings))
+    asyncio.run(_wait_for_database(settings, report))
     try:
         command.upgrade(alembic_config(settings), "head")
     except CommandError as error:
@@ -95,13 +103,14 @@ def migrate(settings: Settings) -> str:
         if problem is None:
             raise
         raise ConfigurationError(
-            f"The migration was not done, and nothing was changed: {problem.detail} "
+            f"The migration was not done, and nothing was changed: {as_told_to_operators(problem)} "
             "If another process is migrating, wait for it and run `iris-api migrate` again."
         ) from error
     return head_revision()
 
 
-async def _wait_for_database(settings: Settings) -> None:
+async def _wait_for_database(settings: Settings, report: Report) -> None:
+    is_told = False
     deadline = time.monotonic() + settings.migration_timeout
     engine = create_engine(settings)
     try:
@@ -110,11 +119,16 @@ async def _wait_for_database(settings: Settings) -> None:
                 async with create_session_factory(engine)() as session:
                     return await ping(session)
             except DatabaseUnavailable as problem:
+                reason = as_told_to_operators(problem)
+                if advice_on(problem.__cause__) is not None:
+                    raise ConfigurationError(reason) from problem
                 if time.monotonic() > deadline:
                     raise ConfigurationError(
-                        f"{problem.detail} Waited {settings.migration_timeout:g} s; "
-                        "check IRIS_DATABASE_URL."
+                        f"{reason} Waited {settings.migration_timeout:g} s."
                     ) from problem
+                if not is_told:
+                    report(f"Waiting up to {settings.migration_timeout:g} s: {reason}")
+                    is_told = True
             await asyncio.sleep(0.2)
     finally:
         await engine.dispose()

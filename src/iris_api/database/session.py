@@ -6,9 +6,9 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
-from sqlalchemy import URL, MetaData, event, make_url
+from sqlalchemy import MetaData, event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -18,11 +18,10 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import DeclarativeBase
 
 from iris_api.database.pool import NETWORK_SECONDS, READ_ONLY, PoolWatch
-from iris_api.errors import ConfigurationError, DatabaseUnavailable
+from iris_api.database.url import database_url
+from iris_api.errors import DatabaseUnavailable
 from iris_api.settings import Settings
 
-_URL_PARAMETERS = frozenset({"host", "port", "ssl", "prepared_statement_cache_size"})
-_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 SessionFactory = async_sessionmaker[AsyncSession]
 _CONNECTION_SECONDS = 600
 """The age at which a connection is replaced: none outlives a change at its server for long."""
@@ -40,48 +39,6 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-
-
-def database_url(settings: Settings) -> URL:
-    """The settings' URL, with asyncpg as its driver and libpq's ``sslmode`` in asyncpg's words.
-
-    Raises `ConfigurationError` where none is set, or where it is not one of PostgreSQL.
-    """
-    if settings.database_url is None:
-        raise ConfigurationError(
-            "IRIS_DATABASE_URL is not set. Set it to postgresql://user:password@host/database, "
-            "or use `iris-api serve`, which brings an embedded PostgreSQL."
-        )
-    try:
-        url = make_url(settings.database_url.get_secret_value())
-    except (ArgumentError, ValueError):  # a wrong port is a bare ValueError
-        raise ConfigurationError(
-            "IRIS_DATABASE_URL is not a URL. It has the form postgresql://user:password@host/database."
-        ) from None
-    if url.drivername not in {"postgres", "postgresql", "postgresql+asyncpg"}:
-        raise ConfigurationError(
-            f"IRIS_DATABASE_URL names {url.drivername}. The service needs PostgreSQL: postgresql://"
-        )
-    if "sslmode" in url.query:
-        url = url.update_query_dict({"ssl": url.query["sslmode"]})
-        url = url.difference_update_query(["sslmode"])
-    _check_parameters(url)
-    return url.set(drivername="postgresql+asyncpg")
-
-
-def _check_parameters(url: URL) -> None:
-    """Find out here what asyncpg would find out at the first connection, in worse words."""
-    if url.port is not None and not 0 < url.port < 2**16:
-        raise ConfigurationError("IRIS_DATABASE_URL has a port that is not from 1 to 65535.")
-    if unknown := sorted(set(url.query) - _URL_PARAMETERS):
-        raise ConfigurationError(
-            f"IRIS_DATABASE_URL has parameters that asyncpg does not take: {', '.join(unknown)}. "
-            f"Remove them; it takes {', '.join(sorted(_URL_PARAMETERS))} and sslmode."
-        )
-    if url.query.get("ssl", "prefer") not in _SSL_MODES:
-        raise ConfigurationError(
-            f"IRIS_DATABASE_URL has an sslmode that is none of {', '.join(_SSL_MODES)}."
-        )
 
 
 def create_engine(settings: Settings) -> AsyncEngine:

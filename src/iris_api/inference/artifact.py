@@ -27,7 +27,7 @@ MANIFEST_NAME = "manifest.json"
 QUANTILES = tuple(round(step / 10, 1) for step in range(11))
 """The quantiles that a manifest holds of each feature: the deciles, with both ends."""
 _LIBRARIES = ("scikit-learn", "numpy", "scipy", "joblib")
-_TRAIN_HINT = "Run `iris-api train` to write a new one."
+_TRAIN_HINT = "Run `iris-api train` to write a new one, and restart the service."
 
 
 class FeatureSummary(BaseModel):
@@ -140,7 +140,7 @@ def load_artifact(folder: Path, *, expected_sha256: str | None = None) -> Model:
     except Exception as error:
         raise ModelUnavailable(
             f"The model {manifest.version} cannot be unpickled: {error}. Install what it was "
-            "written with, or run `iris-api train`."
+            "written with, or run `iris-api train`; then restart the service."
         ) from error
     classifier = Classifier(estimator, classes=manifest.classes, version=manifest.version)
     return Model(manifest, classifier)
@@ -153,7 +153,10 @@ def _read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError:
         raise ModelUnavailable(f"There is no model in {folder}. {_TRAIN_HINT}") from None
     except OSError as error:
-        raise ModelUnavailable(f"{path} cannot be read: {error.strerror}.") from None
+        raise ModelUnavailable(
+            f"{path} cannot be read: {error.strerror}. Let the service read it; or move it away. "
+            f"{_TRAIN_HINT}"
+        ) from None
     except ValidationError:
         raise ModelUnavailable(f"{path} is not a manifest. {_TRAIN_HINT}") from None
 
@@ -169,7 +172,7 @@ def _check_libraries(manifest: Manifest) -> None:
     if wrong:
         raise ModelUnavailable(
             f"The model {manifest.version} was written with {', '.join(wrong)}. "
-            f"Install those versions, or run `iris-api train`."
+            "Install those versions, or run `iris-api train`; then restart the service."
         )
 
 
@@ -187,7 +190,7 @@ def _read_checked(path: Path, manifest: Manifest, expected_sha256: str | None) -
     if expected_sha256 is not None and digest != expected_sha256:
         raise ModelUnavailable(
             f"{path} has the digest {digest}, IRIS_MODEL_SHA256 asks for {expected_sha256}. "
-            "Put that model in place, or change the pin."
+            "Put that model in place, or change the pin; then restart the service."
         )
     return content
 

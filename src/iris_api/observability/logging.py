@@ -6,6 +6,7 @@ import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as _quoted
+from typing import TextIO
 
 import structlog
 from structlog.types import EventDict, Processor
@@ -66,10 +67,10 @@ class AccessLog:
         unblocked(sys.stderr).write("".join(lines))
 
 
-def wants_console(settings: Settings) -> bool:
-    """Whether the log is for a person at a terminal."""
+def wants_console(settings: Settings, stream: TextIO | None = None) -> bool:
+    """Whether what goes to the stream, standard error unless given, is for a person to read."""
     if settings.log_format == "auto":
-        return sys.stderr.isatty()
+        return (stream or sys.stderr).isatty()
     return settings.log_format == "console"
 
 

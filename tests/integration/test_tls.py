@@ -1,0 +1,146 @@
+"""TLS to PostgreSQL: what `sslmode` and the files beside it in the URL ask for.
+
+The wheel's PostgreSQL was built without TLS, so a proxy before it speaks that in its place.
+"""
+
+import asyncio
+import shutil
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import URL
+from tests.integration.states import checks
+from tests.integration.support import SETOSA, assert_problem, running
+from tests.proxy import Proxy
+
+from iris_api.database.migrations import head_revision, migrate
+from iris_api.errors import ConfigurationError
+from iris_api.settings import Settings
+
+IS_INSTALLED = shutil.which("openssl") is not None and ssl.OPENSSL_VERSION_INFO >= (3,)
+pytestmark = pytest.mark.skipif(not IS_INSTALLED, reason="OpenSSL 3 is not installed")
+SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
+
+
+class TlsProxy(Proxy):
+    """Has the host's name localhost; asks for a client's certificate, and does without."""
+
+    def __init__(self, upstream: URL) -> None:
+        super().__init__(upstream)
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.context.verify_mode = ssl.CERT_OPTIONAL
+        self.clients: list[Any] = []
+        """The names of those who have connected; None where they have shown no certificate."""
+
+    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            assert await reader.readexactly(len(SSL_REQUEST)) == SSL_REQUEST
+            writer.write(b"S")
+            await writer.start_tls(self.context)
+            certificate = writer.get_extra_info("peercert")
+            self.clients.append(certificate and certificate["subject"][0][0][1])
+            await super()._take(reader, writer)
+        writer.transport.abort()
+
+
+def make_certificate(folder: Path, name: str, *options: str) -> None:
+    """Write ``name.crt`` and ``name.key``."""
+    subprocess.run(
+        [
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+            "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.crt", "-days", "2",
+            "-subj", f"/CN={name}", *options,
+        ],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority's certificate, and those of it for server and client; and a stranger's."""
+    folder = tmp_path_factory.mktemp("certificates")
+    signed = ("-CA", "authority.crt", "-CAkey", "authority.key")
+    make_certificate(folder, "authority")
+    make_certificate(folder, "stranger")
+    make_certificate(folder, "server", *signed, "-addext", "subjectAltName=DNS:localhost")
+    make_certificate(folder, "client", *signed)
+    return folder
+
+
+@pytest.fixture
+async def proxy(database: URL, certificates: Path) -> AsyncIterator[TlsProxy]:
+    async with TlsProxy.before(database) as proxy:
+        proxy.context.load_cert_chain(certificates / "server.crt", certificates / "server.key")
+        proxy.context.load_verify_locations(certificates / "authority.crt")
+        yield proxy
+
+
+def settings_with(proxy: Proxy, data_dir: Path, host: str, **query: object) -> Settings:
+    url = proxy.url.set(host=host, query={name: str(value) for name, value in query.items()})
+    text = url.render_as_string(hide_password=False)
+    return Settings.model_validate({"database_url": text, "data_dir": data_dir})
+
+
+@pytest.mark.parametrize(
+    ("host", "query"),
+    [
+        ("localhost", {"sslmode": "verify-full"}),
+        ("127.0.0.1", {"sslmode": "verify-ca"}),
+        ("127.0.0.1", {"sslmode": "require"}),
+        ("127.0.0.1", {}),
+    ],
+)
+async def test_a_server_of_the_right_authority_is_used(
+    proxy: TlsProxy, certificates: Path, data_dir: Path, host: str, query: dict[str, str]
+) -> None:
+    root = certificates / "authority.crt"
+    own = settings_with(proxy, data_dir, host, **query, sslrootcert=root)
+    assert await asyncio.to_thread(migrate, own) == head_revision()
+    async with running(own) as client:
+        assert (await client.post("/predict", json=SETOSA)).status_code == 200
+    assert set(proxy.clients) == {None}
+
+
+async def test_the_service_shows_its_own_certificate(
+    proxy: TlsProxy, certificates: Path, data_dir: Path
+) -> None:
+    own = settings_with(
+        proxy,
+        data_dir,
+        "localhost",
+        sslmode="verify-full",
+        sslrootcert=certificates / "authority.crt",
+        sslcert=certificates / "client.crt",
+        sslkey=certificates / "client.key",
+    )
+    async with running(own) as client:
+        assert (await client.post("/predict", json=SETOSA)).status_code == 200
+    assert set(proxy.clients) == {"client"}
+
+
+@pytest.mark.parametrize(
+    ("host", "mode", "root"),
+    [
+        ("127.0.0.1", "verify-full", "authority.crt"),  # it is not that name's certificate
+        ("localhost", "verify-ca", "stranger.crt"),
+        ("localhost", "require", "stranger.crt"),  # given a root, libpq verifies by it too
+    ],
+)
+async def test_another_server_is_refused_and_the_operator_told(
+    proxy: TlsProxy, certificates: Path, data_dir: Path, host: str, mode: str, root: str
+) -> None:
+    own = settings_with(proxy, data_dir, host, sslmode=mode, sslrootcert=certificates / root)
+    with pytest.raises(ConfigurationError, match="certificate is not one to trust"):
+        await asyncio.to_thread(migrate, own)
+    async with running(own) as client:
+        response = await client.post("/predict", json=SETOSA)
+        body = assert_problem(response, 503, "database-unavailable")
+        assert "sslrootcert" in body["detail"]
+        assert (await checks(client))["database"] == "failed"
