@@ -96,10 +96,14 @@ def begin() -> tuple[Settings, Narrator]:
 
 
 def _end_on_signals() -> None:
-    """Let SIGINT and SIGTERM unwind the stack, so that what was started is stopped, and exit 0."""
+    """Let what asks for an end unwind the stack, so that what was started is stopped, and exit 0.
+
+    SIGHUP does as well, of a terminal that is closed, unless nohup has it ignored.
+    """
 
     def end(_number: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(0)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)

@@ -7,12 +7,14 @@ import os
 import resource
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any, Protocol
@@ -21,21 +23,18 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import Lifespan
 from threadpoolctl import threadpool_limits
-from uvicorn.supervisors import Multiprocess
+from uvicorn.config import STARTUP_FAILURE
 
 from iris_api.app import create_app
 from iris_api.connections import BoundedProtocol, Connections
+from iris_api.errors import ConfigurationError
 from iris_api.listener import BACKLOG, SECONDS_TO_CONNECT, turn_away
 from iris_api.observability.logging import configure_logging
 from iris_api.observability.metrics import MULTIPROCESS_VARIABLE
 from iris_api.settings import Settings, load_settings
+from iris_api.supervisor import SECONDS_TO_LEAVE, SECONDS_UNTIL_NOTED, Supervisor, end_with_parent
 from iris_api.tasks import in_background
 
-_SECONDS_BETWEEN_SIGNALS = 0.1
-_SECONDS_UNTIL_NOTED = 0.5
-"""What uvicorn's parent of the workers may take to note a signal, which they may get as well."""
-_SECONDS_TO_LEAVE = _SECONDS_UNTIL_NOTED + _SECONDS_BETWEEN_SIGNALS + SECONDS_TO_CONNECT
-_STOPPING = {signal.SIGINT, signal.SIGTERM}
 _OTHER_FILES = 256  # those that are not clients' connections
 _OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
@@ -53,6 +52,8 @@ def application() -> FastAPI:
     configure_logging(settings)
     # A row is too small a task to share: more BLAS and OpenMP threads only wait for each other.
     threadpool_limits(limits=1)
+    if folder := os.environ.get(MULTIPROCESS_VARIABLE):
+        Path(folder).mkdir(exist_ok=True)  # where it was tidied away since the parent has made it
     app = create_app(settings)
     app.state.connections = Connections(settings, app.state.metrics)
     app.router.lifespan_context = _as_server(app.router.lifespan_context, settings)
@@ -69,8 +70,9 @@ def _as_server(lifespan: Lifespan[Any], settings: Settings) -> Lifespan[Any]:
                 _stop_by_degrees(app, settings.shutdown_delay)
             else:
                 _stop_by_degrees(
-                    app, settings.shutdown_delay + _SECONDS_TO_LEAVE, deaf=2 * _SECONDS_UNTIL_NOTED
+                    app, settings.shutdown_delay + SECONDS_TO_LEAVE, deaf=2 * SECONDS_UNTIL_NOTED
                 )
+                end_with_parent()
             _calm_garbage_collector()
             yield state
 
@@ -91,7 +93,7 @@ def _calm_garbage_collector() -> None:
 
 
 def _stop_by_degrees(app: FastAPI, delay: float, deaf: float = 0) -> None:
-    """At SIGTERM, be not ready first, and serve on for ``delay`` seconds before uvicorn stops.
+    """At SIGTERM or SIGHUP, be not ready first, and serve on for ``delay`` s before uvicorn stops.
 
     So a load balancer has the time to notice, and the clients to take their next request, over
     another connection, elsewhere. A second signal, or SIGINT, stops at once.
@@ -101,7 +103,7 @@ def _stop_by_degrees(app: FastAPI, delay: float, deaf: float = 0) -> None:
     """
     loop = asyncio.get_running_loop()
     stop = signal.getsignal(signal.SIGTERM)  # uvicorn's; it puts back what it found, at its end
-    if delay == 0 or not callable(stop):
+    if not callable(stop):
         return
 
     def begin() -> None:
@@ -115,7 +117,14 @@ def _stop_by_degrees(app: FastAPI, delay: float, deaf: float = 0) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN if deaf else stop)
         loop.call_soon_threadsafe(begin)
 
-    signal.signal(signal.SIGTERM, on_sigterm)
+    def on_sighup(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.raise_signal(signal.SIGTERM)
+
+    if delay:
+        signal.signal(signal.SIGTERM, on_sigterm)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, on_sighup)
 
 
 def run(settings: Settings, listener: socket.socket) -> None:
@@ -145,9 +154,23 @@ def run(settings: Settings, listener: socket.socket) -> None:
     if settings.workers == 1:
         _Server(config).run(sockets=[listener])
     else:
-        with TemporaryDirectory(prefix="iris-metrics-") as folder:
+        with _metrics_folder() as folder:
             os.environ[MULTIPROCESS_VARIABLE] = folder
-            _Supervisor(config, [listener], settings.shutdown_delay).run()
+            supervisor = Supervisor(config, [listener], settings.shutdown_delay)
+            supervisor.run()
+        if supervisor.has_failed:
+            sys.exit(STARTUP_FAILURE)
+
+
+def _metrics_folder() -> "TemporaryDirectory[str]":
+    """Where the workers share their metrics. Raises `ConfigurationError` where none can be had."""
+    try:
+        return TemporaryDirectory(prefix="iris-metrics-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"There is no folder for what several workers share: {error.strerror}. Set TMPDIR to "
+            "one that can be written, or IRIS_WORKERS to 1."
+        ) from None
 
 
 class _Server(uvicorn.Server):
@@ -159,44 +182,6 @@ class _Server(uvicorn.Server):
             turn_away(listener)
         await asyncio.sleep(SECONDS_TO_CONNECT)
         await super().shutdown(sockets)
-
-
-class _Supervisor(Multiprocess):
-    """uvicorn's parent of the workers, but not deaf while it waits for their end."""
-
-    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], delay: float) -> None:
-        super().__init__(config, sockets)
-        self._delay = delay
-
-    def join_all(self) -> None:
-        """Wait for the workers; pass on a signal that comes meanwhile, until they have ended.
-
-        Once would not do: to a worker that has not looked at the first one yet, two are one.
-
-        When the delay is over, turn new clients away, for all workers. These go on to accept for
-        `_SECONDS_TO_LEAVE`, and none does so itself, for it may be told to end alone.
-        """
-        end = time.monotonic() + self._delay
-        for worker in self.processes:
-            while worker.process.is_alive():
-                is_told_again = not _STOPPING.isdisjoint(self.signal_queue)
-                if is_told_again:
-                    self._tell_again()
-                if is_told_again or time.monotonic() >= end:
-                    self._leave()
-                worker.process.join(_SECONDS_BETWEEN_SIGNALS)
-
-    def _leave(self) -> None:
-        """Have nobody connect whom no worker will ever serve."""
-        while self.sockets:
-            listener = self.sockets.pop()
-            turn_away(listener)
-            listener.close()
-
-    def _tell_again(self) -> None:
-        for worker in self.processes:
-            if worker.process.is_alive() and worker.pid is not None:
-                os.kill(worker.pid, signal.SIGTERM)
 
 
 def _allow_open_files(count: int) -> None:

@@ -64,6 +64,32 @@ def test_the_keys_of_a_terminal_stop_it_at_once(
 
 
 @WORKERS
+@pytest.mark.parametrize("delay", [0, 1])
+def test_a_terminal_that_is_closed_stops_it_by_degrees(
+    begin: Callable[..., Service], workers: int, delay: int
+) -> None:
+    """SIGHUP goes to all processes of the group, and again, from the shell, to the first."""
+    service = begin(workers=workers, shutdown_delay=delay)
+    os.killpg(service.process.pid, signal.SIGHUP)
+    service.process.send_signal(signal.SIGHUP)
+    if delay:
+        until_unready(service)
+    assert_ends(service, delay)
+
+
+def test_nohup_keeps_it_though_the_terminal_is_closed(begin: Callable[..., Service]) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as the service inherits it
+    try:
+        service = begin(workers=2)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    os.killpg(service.process.pid, signal.SIGHUP)
+    time.sleep(2)
+    assert service.answers()
+    assert service.stop() == 0
+
+
+@WORKERS
 def test_sigint_to_the_service_alone_stops_it_by_its_end(
     begin: Callable[..., Service], workers: int
 ) -> None:

@@ -1,0 +1,163 @@
+"""The parent of several workers: it begins them, replaces those that end, and ends after them."""
+
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from contextlib import suppress
+
+import structlog
+from uvicorn import Config
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
+
+from iris_api.listener import SECONDS_TO_CONNECT, turn_away
+
+_SECONDS_BETWEEN_SIGNALS = 0.1
+SECONDS_UNTIL_NOTED = 0.5
+"""What the parent may take to note a signal, which the workers may get as well."""
+SECONDS_TO_LEAVE = SECONDS_UNTIL_NOTED + _SECONDS_BETWEEN_SIGNALS + SECONDS_TO_CONNECT
+_SECONDS_TO_ANSWER = 0.01
+_SECONDS_TO_BEGIN = 100
+"""For a worker to import the application, along with the others, on a machine that is busy."""
+_SECONDS_TO_END = 2.5
+"""What a worker may take beyond delay and timeout; containers are to have 3 (docs/promises.md)."""
+_LONGEST_PAUSE = 30.0
+_STOPPING = {signal.SIGINT, signal.SIGTERM}
+log = structlog.get_logger("iris_api")
+
+
+class Supervisor(Multiprocess):
+    """uvicorn's parent of the workers, but never deaf, neither while one hangs nor at the end.
+
+    Serves until SIGINT, SIGTERM or SIGHUP. ``delay`` is what the workers serve on for when they are
+    told to stop, in seconds.
+    """
+
+    def __init__(self, config: Config, sockets: list[socket.socket], delay: float) -> None:
+        outlives_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as nohup has it
+        super().__init__(config, sockets)
+        if outlives_terminal:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self._delay = delay
+        self._heard: dict[Process, float] = {}
+        """When each worker that has begun to serve said last that it does."""
+        self._begun: dict[Process, float] = {}
+        self._asked: set[Process] = set()
+        self._due: dict[Process, float] = {}
+        """When each worker that has ended is to be replaced."""
+        self._pause = 0.0
+        self._has_served = False
+        self.has_failed = False
+        """Whether it has ended because a worker did, before any had begun to serve."""
+
+    def handle_hup(self) -> None:
+        """Stop, as at SIGTERM: the terminal is closed, of which a process may be told twice."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self.handle_term()
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace the workers that have ended or hang."""
+        for index, worker in enumerate(self.processes):
+            if self.should_exit.is_set():
+                return
+            if worker not in self._due and not self._is_well(worker):
+                self._end(worker)
+            if self._due.get(worker, math.inf) <= time.monotonic():
+                del self._due[worker]
+                self.processes[index] = Process(self.config, self.sockets)
+                self.processes[index].start()
+
+    def _is_well(self, worker: Process) -> bool:
+        """Whether it serves, or may still begin to."""
+        now = time.monotonic()
+        begun = self._begun.setdefault(worker, now)
+        if self._hears(worker):
+            self._heard[worker] = now
+            self._has_served = True
+        if worker in self._heard:
+            end = self._heard[worker] + self.config.timeout_worker_healthcheck
+        else:
+            end = begun + _SECONDS_TO_BEGIN
+        return worker.process.is_alive() and now <= end
+
+    def _hears(self, worker: Process) -> bool:
+        """Whether it says that it serves; does not wait for one that says nothing."""
+        with suppress(OSError, EOFError):  # it has ended
+            if worker not in self._asked:
+                worker.parent_conn.send(b"ping")
+                self._asked.add(worker)
+            if worker.parent_conn.poll(_SECONDS_TO_ANSWER):
+                self._asked.discard(worker)
+                return bool(worker.parent_conn.recv())
+        return False
+
+    def _end(self, worker: Process) -> None:
+        """Note how it ended, or that it has to, and when the next one is to begin.
+
+        That is at once, but for one that never served: the next one will fare no better soon. Where
+        none has served at all, the service cannot start, and ends.
+        """
+        is_hung = worker.process.is_alive()
+        worker.kill()
+        worker.join()
+        has_served = self._heard.pop(worker, None) is not None
+        del self._begun[worker]
+        self._asked.discard(worker)
+        self._pause = 0 if has_served else min(max(1.0, 2 * self._pause), _LONGEST_PAUSE)
+        self._due[worker] = time.monotonic() + self._pause
+        event = "a worker hung, and was killed" if is_hung else "a worker has ended"
+        log.warning(event, pid=worker.pid, exit_code=worker.exitcode, next_in_s=self._pause)
+        if not self._has_served:
+            self.has_failed = True
+            self.should_exit.set()
+
+    def join_all(self) -> None:
+        """Wait for the workers; pass on a signal that comes meanwhile, until they have ended.
+
+        Once would not do: to a worker that has not looked at the first one yet, two are one. Who
+        takes too long, since it hangs, is killed.
+
+        When the delay is over, turn new clients away, for all workers. These go on to accept for
+        `SECONDS_TO_LEAVE`, and none does so itself, for it may be told to end alone.
+        """
+        end = time.monotonic() + self._delay
+        last = end + (self.config.timeout_graceful_shutdown or 0) + _SECONDS_TO_END
+        for worker in self.processes:
+            while worker.process.is_alive():
+                is_told_again = not _STOPPING.isdisjoint(self.signal_queue)
+                if is_told_again:
+                    self._tell_again()
+                if is_told_again or time.monotonic() >= end:
+                    self._leave()
+                if time.monotonic() >= last:
+                    log.warning("a worker does not end, and is killed", pid=worker.pid)
+                    worker.process.kill()
+                worker.process.join(_SECONDS_BETWEEN_SIGNALS)
+
+    def _leave(self) -> None:
+        """Have nobody connect whom no worker will ever serve."""
+        while self.sockets:
+            listener = self.sockets.pop()
+            turn_away(listener)
+            listener.close()
+
+    def _tell_again(self) -> None:
+        for worker in self.processes:
+            if worker.process.is_alive() and worker.pid is not None:
+                os.kill(worker.pid, signal.SIGTERM)
+
+
+def end_with_parent() -> None:
+    """Have this worker stop, as at SIGTERM, when its parent is gone; it may have been killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this is a worker"  # noqa: S101
+
+    def wait() -> None:
+        parent.join()
+        log.warning("the parent of the workers is gone, so this one stops")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
