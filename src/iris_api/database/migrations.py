@@ -84,13 +84,18 @@ class SchemaCheck:
 
 
 def migrate(settings: Settings, *, report: Report = lambda _message: None) -> str:
-    """Bring the schema to this release's revision and return it.
+    """Bring the schema to this release's revision and return it; leave a newer release's as it is.
 
     Waits for PostgreSQL, and for another process that migrates, at most
     ``settings.migration_timeout`` seconds each, and reports that it does. Does not wait where
     PostgreSQL refuses until somebody has changed something. Raises `ConfigurationError`.
     """
-    asyncio.run(_wait_for_database(settings, report))
+    current = asyncio.run(_wait_for_revision(settings, report))
+    if current is not None and current not in known_revisions():
+        report(
+            f"A newer release has migrated to {current} already, which this one serves on as well"
+        )
+        return current
     try:
         command.upgrade(alembic_config(settings), "head")
     except CommandError as error:
@@ -109,7 +114,7 @@ def migrate(settings: Settings, *, report: Report = lambda _message: None) -> st
     return head_revision()
 
 
-async def _wait_for_database(settings: Settings, report: Report) -> None:
+async def _wait_for_revision(settings: Settings, report: Report) -> str | None:
     is_told = False
     deadline = time.monotonic() + settings.migration_timeout
     engine = create_engine(settings)
@@ -117,7 +122,8 @@ async def _wait_for_database(settings: Settings, report: Report) -> None:
         while True:
             try:
                 async with create_session_factory(engine)() as session:
-                    return await ping(session)
+                    await ping(session)
+                    return await current_revision(session)
             except DatabaseUnavailable as problem:
                 reason = as_told_to_operators(problem)
                 if advice_on(problem.__cause__) is not None:
