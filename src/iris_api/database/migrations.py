@@ -92,9 +92,7 @@ def migrate(settings: Settings, *, report: Report = lambda _message: None) -> st
     """
     current = asyncio.run(_wait_for_revision(settings, report))
     if current is not None and current not in known_revisions():
-        report(
-            f"A newer release has migrated to {current} already, which this one serves on as well"
-        )
+        report(f"A newer release has migrated to {current} already; this one serves on that, too")
         return current
     try:
         command.upgrade(alembic_config(settings), "head")
