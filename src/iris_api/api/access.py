@@ -86,7 +86,9 @@ class AccessMiddleware:
         resources: Resources = scope["app"].state.resources
         caller = await resources.keyring.caller_of(_token_of(scope))
         if caller is None:
-            raise Unauthorized(f"This API key is not known, was revoked, or has expired. {_HOW}")
+            raise Unauthorized(
+                f"This API key is not known, was revoked, or has expired. {_HOW}", brings_key=True
+            )
         return caller
 
 
@@ -106,7 +108,8 @@ def may(key_scope: KeyScope) -> Callable[[Request], Caller]:
         if key_scope not in caller.scopes:
             raise Forbidden(
                 f"This API key does not have the scope `{key_scope}`. Use one that has it, made by "
-                f"`iris-api keys create` with `--scope {key_scope}`."
+                f"`iris-api keys create` with `--scope {key_scope}`.",
+                needed=key_scope,
             )
         return caller
 

@@ -14,18 +14,29 @@ from starlette.types import Scope
 
 from iris_api.errors import (
     FieldError,
+    Forbidden,
     InternalError,
     InvalidRequest,
     MalformedBody,
     MethodNotAllowed,
     NotFound,
     Problem,
+    Unauthorized,
 )
 from iris_api.observability.logging import request_id_of_context
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 100
 """Fields at fault that an answer names at most; to render all of 80,000 takes half a second."""
+_RETRY_AFTER = {
+    "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}},
+}
+_CHALLENGE = {
+    "WWW-Authenticate": {
+        "description": "`Bearer`, and what is wrong with the key that came (RFC 6750)",
+        "schema": {"type": "string"},
+    },
+}
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
 
@@ -161,9 +172,9 @@ def problem_responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any
         )
         entry["content"][MEDIA_TYPE]["examples"][problem.slug] = {"value": _example(problem)}
         if problem.retry_after is not None:
-            entry["headers"] = {
-                "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}
-            }
+            entry["headers"] = _RETRY_AFTER
+        elif issubclass(problem, (Unauthorized, Forbidden)):
+            entry["headers"] = _CHALLENGE
     return responses
 
 
