@@ -97,3 +97,18 @@ async def test_clients_at_the_same_time_get_their_own_answers(service: Service) 
     assert len({response.json()["id"] for response in responses}) == len(flowers)
     for flower, response in zip(flowers, responses, strict=True):
         assert stored[response.json()["id"]] == {**response.json(), **flower}
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/docs", "/openapi.json", "/livez", "/readyz", "/model", "/predictions", "/x"]
+)
+def test_the_answer_to_head_is_that_to_get_less_the_body(one: OneConnection, path: str) -> None:
+    answers = {}
+    for method in ("GET", "HEAD", "HEAD", "GET"):  # were there a body, it would begin the next one
+        one.connection.request(method, path)
+        response = one.connection.getresponse()
+        response.read()
+        fields = {n: v for n, v in response.getheaders() if n not in {"date", "x-request-id"}}
+        answers[method] = response.status, fields
+    assert answers["HEAD"] == answers["GET"]
+    assert "content-length" in answers["HEAD"][1]

@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from iris_api.api.problems import ProblemDetails
+from iris_api.api.reads import ReadRoute
 
 _DESCRIPTION = """\
 Predictions of an iris flower's species from four measures in centimetres. PostgreSQL has committed
@@ -48,6 +49,7 @@ def install_documentation(app: FastAPI) -> None:
     """
     assets = _Assets(directory=str(files("fastapi_swagger") / "resources"))
     app.mount("/docs/assets", assets, name="docs-assets")
+    app.router.route_class = ReadRoute
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
