@@ -25,8 +25,9 @@ from iris_api.errors import (
     Unauthorized,
 )
 
-_OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/openapi.json", "/docs"})
-"""What needs no key: probes, and the documentation, which is the same for everybody."""
+_OPEN_PATHS = frozenset({"", "/", "/livez", "/readyz", "/openapi.json", "/docs"})
+"""What needs no key: probes, and the documentation, which is the same for everybody. The root is
+empty where a root path is asked for without its slash."""
 _CALLER = "iris_api.caller"
 _HOW = "Send the header `Authorization: Bearer iris_...`; `iris-api keys create` makes a key."
 

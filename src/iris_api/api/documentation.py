@@ -2,11 +2,13 @@
 
 import base64
 import hashlib
+import posixpath
 import re
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import HTMLResponse, RedirectResponse
@@ -27,6 +29,14 @@ _PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+
+
+class _Root(ReadRoute):
+    """The root: under a path of a proxy's, such as ``/iris``, also where its slash is missing."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        self.path_regex = re.compile("/?$")
 
 
 class _Assets(StaticFiles):
@@ -51,9 +61,11 @@ def install_documentation(app: FastAPI) -> None:
     app.mount("/docs/assets", assets, name="docs-assets")
     app.router.route_class = ReadRoute
 
-    @app.get("/", include_in_schema=False)
-    async def root() -> Response:
-        return RedirectResponse("docs")
+    async def root(request: Request) -> Response:
+        last_segment = request.scope["path"].rpartition("/")[2]
+        return RedirectResponse(posixpath.join(last_segment, "docs"))
+
+    app.router.add_api_route("/", root, include_in_schema=False, route_class_override=_Root)
 
     page = get_swagger_ui_html(
         openapi_url="openapi.json",
