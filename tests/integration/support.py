@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import cache
 from threading import Event
 from typing import Any
+from urllib.parse import unquote
 
 import asyncpg
 import pytest
@@ -220,7 +221,7 @@ def assert_problem(
     assert body["status"] == status
     assert body["title"]
     assert body["detail"]
-    assert body["instance"] == response.request.url.path
+    assert unquote(body["instance"]) == response.request.url.path
     assert body["request_id"] == response.headers["X-Request-ID"]
     assert ("Retry-After" in response.headers) == (status in {429, 503})
     if field is not None:

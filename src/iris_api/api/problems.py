@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Literal
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -28,6 +29,7 @@ from iris_api.observability.logging import request_id_of_context
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 100
 """Fields at fault that an answer names at most; to render all of 80,000 takes half a second."""
+_SAFE_IN_PATH = "/!$&'()*+,;=:@"  # RFC 3986, section 3.3; quote() leaves letters and digits alone
 _RETRY_AFTER = {
     "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}},
 }
@@ -56,7 +58,7 @@ class ProblemDetails(BaseModel):
     title: str
     status: int
     detail: str = Field(description="What is wrong this time, and what to do about it")
-    instance: str = Field(description="The path that was asked for")
+    instance: str = Field(description="The path that was asked for, as a URI reference")
     request_id: str | None = Field(description="As in the header X-Request-ID")
     errors: list[ProblemField] | None = None
 
@@ -68,7 +70,7 @@ def problem_response(problem: Problem, scope: Scope) -> Response:
         "title": problem.title,
         "status": problem.status,
         "detail": problem.detail,
-        "instance": scope["path"],
+        "instance": _reference_to(scope["path"]),
         "request_id": request_id_of_context.get(),
         **problem.extensions,
     }
@@ -77,9 +79,15 @@ def problem_response(problem: Problem, scope: Scope) -> Response:
             {"in": e.location, "field": e.field, "code": e.code, "detail": e.detail}
             for e in problem.errors[:MAX_ERRORS]
         ]
-    # ASCII, for a path or a name may hold a lone surrogate, which UTF-8 cannot.
+    # ASCII, for what stands in a message may be a lone surrogate, which UTF-8 cannot hold.
     content = json.dumps(body, ensure_ascii=True).encode("ascii")
     return Response(content, problem.status, problem.headers, media_type=MEDIA_TYPE)
+
+
+def _reference_to(path: str) -> str:
+    """The path as a URI reference (RFC 3986, section 4.2), in which `//` would begin a host."""
+    quoted = quote(path, safe=_SAFE_IN_PATH, errors="surrogatepass")
+    return f"/.{quoted}" if quoted.startswith("//") else quoted
 
 
 def failure_response(scope: Scope) -> Response:
