@@ -216,6 +216,7 @@ def assert_problem(
     """Hold an answer against RFC 9457, the service's promises and its own OpenAPI document."""
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == PROBLEM
+    assert response.headers.get_list("Cache-Control") == ["no-store"]
     body: dict[str, Any] = response.json()
     assert body["type"] == f"urn:iris-api:problem:{slug}"
     assert body["status"] == status

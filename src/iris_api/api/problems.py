@@ -81,7 +81,9 @@ def problem_response(problem: Problem, scope: Scope) -> Response:
         ]
     # ASCII, for what stands in a message may be a lone surrogate, which UTF-8 cannot hold.
     content = json.dumps(body, ensure_ascii=True).encode("ascii")
-    return Response(content, problem.status, problem.headers, media_type=MEDIA_TYPE)
+    # By itself a cache may keep a 404 or a 405, which are over as soon as something is there.
+    headers = {"Cache-Control": "no-store", **problem.headers}
+    return Response(content, problem.status, headers, media_type=MEDIA_TYPE)
 
 
 def _reference_to(path: str) -> str:

@@ -1,4 +1,7 @@
-"""HEAD is answered wherever GET is, as GET is; what the server leaves out of it is in tests/e2e."""
+"""What is read is kept by no cache, and asked for by HEAD as well as by GET.
+
+That the server leaves out the body is in tests/e2e.
+"""
 
 import json
 
@@ -34,6 +37,14 @@ async def test_head_has_the_status_and_the_fields_of_get(client: AsyncClient, ro
     get, head = await client.get(url), await client.head(url)
     assert head.status_code == get.status_code < 400
     assert fields_of(head) == fields_of(get)
+
+
+@pytest.mark.parametrize("route", [route for route in READ if route != "/openapi.json"])
+async def test_no_cache_keeps_what_is_read(client: AsyncClient, route: str) -> None:
+    await client.post("/predict", json=SETOSA)
+    response = await client.get(EXAMPLES[f"GET {route}"].url)
+    assert response.status_code < 400
+    assert response.headers.get_list("Cache-Control") == ["no-store"]
 
 
 async def test_the_metrics_answer_head(client: AsyncClient) -> None:
