@@ -2,9 +2,13 @@
 
 import asyncio
 import json
+import shlex
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,3 +116,19 @@ def test_the_answer_to_head_is_that_to_get_less_the_body(one: OneConnection, pat
         answers[method] = response.status, fields
     assert answers["HEAD"] == answers["GET"]
     assert "content-length" in answers["HEAD"][1]
+
+
+def test_a_process_may_open_as_many_files_as_it_takes_connections(
+    begin: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nulimit -S -n 64\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    service = begin(max_connections=100)
+    with ExitStack() as stack:
+        for _ in range(95):
+            one = stack.enter_context(closing(OneConnection(service.port).connection))
+            one.sock.settimeout(10)
+            one.request("GET", "/livez")
+            assert one.getresponse().read() == b'{"status":"alive"}'
