@@ -18,6 +18,7 @@ RUN useradd --system --uid 10001 --no-create-home --home-dir /nonexistent iris
 COPY --from=build /opt/iris /opt/iris
 COPY --from=build /var/lib/iris /var/lib/iris
 COPY deploy/entrypoint.sh /usr/local/bin/iris-entrypoint
+COPY deploy/healthcheck.py /usr/local/bin/iris-healthcheck
 ENV PATH=/opt/iris/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     IRIS_DATA_DIR=/var/lib/iris \
@@ -26,6 +27,6 @@ ENV PATH=/opt/iris/bin:$PATH \
 USER iris
 EXPOSE 8000
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ.get('IRIS_PORT', '8000')}/readyz\", timeout=4)"]
+    CMD ["iris-healthcheck"]
 ENTRYPOINT ["iris-entrypoint"]
 CMD ["serve"]

@@ -104,6 +104,12 @@ class MalformedBody(MalformedRequest):
     title = "The body could not be read"
 
 
+def _challenge(parameters: Mapping[str, str]) -> dict[str, str]:
+    """The header that tells a program which key to come back with (RFC 6750, section 3)."""
+    told = {"realm": "iris-api", **parameters}
+    return {"WWW-Authenticate": "Bearer " + ", ".join(f'{n}="{v}"' for n, v in told.items())}
+
+
 class Unauthorized(Problem):
     """The request brings no API key, or one that is not valid."""
 
@@ -111,8 +117,10 @@ class Unauthorized(Problem):
     status = HTTPStatus.UNAUTHORIZED
     title = "An API key is needed"
 
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
+    def __init__(self, detail: str, *, brings_key: bool = False) -> None:
+        """RFC 6750, section 3.1: where no key came, nothing is said to be wrong with it."""
+        wrong = {"error": "invalid_token"} if brings_key else {}
+        super().__init__(detail, headers=_challenge(wrong))
 
 
 class Forbidden(Problem):
@@ -121,6 +129,12 @@ class Forbidden(Problem):
     slug = "forbidden"
     status = HTTPStatus.FORBIDDEN
     title = "The API key does not allow this"
+
+    def __init__(self, detail: str, *, needed: str) -> None:
+        """``needed`` is the scope that the key would have to have."""
+        super().__init__(
+            detail, headers=_challenge({"error": "insufficient_scope", "scope": needed})
+        )
 
 
 class NotFound(Problem):

@@ -2,9 +2,13 @@
 
 import asyncio
 import json
+import shlex
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,3 +101,34 @@ async def test_clients_at_the_same_time_get_their_own_answers(service: Service) 
     assert len({response.json()["id"] for response in responses}) == len(flowers)
     for flower, response in zip(flowers, responses, strict=True):
         assert stored[response.json()["id"]] == {**response.json(), **flower}
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/docs", "/openapi.json", "/livez", "/readyz", "/model", "/predictions", "/x"]
+)
+def test_the_answer_to_head_is_that_to_get_less_the_body(one: OneConnection, path: str) -> None:
+    answers = {}
+    for method in ("GET", "HEAD", "HEAD", "GET"):  # were there a body, it would begin the next one
+        one.connection.request(method, path)
+        response = one.connection.getresponse()
+        response.read()
+        fields = {n: v for n, v in response.getheaders() if n not in {"date", "x-request-id"}}
+        answers[method] = response.status, fields
+    assert answers["HEAD"] == answers["GET"]
+    assert "content-length" in answers["HEAD"][1]
+
+
+def test_a_process_may_open_as_many_files_as_it_takes_connections(
+    begin: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nulimit -S -n 64\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    service = begin(max_connections=100)
+    with ExitStack() as stack:
+        for _ in range(95):
+            one = stack.enter_context(closing(OneConnection(service.port).connection))
+            one.sock.settimeout(10)
+            one.request("GET", "/livez")
+            assert one.getresponse().read() == b'{"status":"alive"}'

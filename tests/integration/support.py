@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import cache
 from threading import Event
 from typing import Any
+from urllib.parse import unquote
 
 import asyncpg
 import pytest
@@ -215,12 +216,13 @@ def assert_problem(
     """Hold an answer against RFC 9457, the service's promises and its own OpenAPI document."""
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == PROBLEM
+    assert response.headers.get_list("Cache-Control") == ["no-store"]
     body: dict[str, Any] = response.json()
     assert body["type"] == f"urn:iris-api:problem:{slug}"
     assert body["status"] == status
     assert body["title"]
     assert body["detail"]
-    assert body["instance"] == response.request.url.path
+    assert unquote(body["instance"]) == response.request.url.path
     assert body["request_id"] == response.headers["X-Request-ID"]
     assert ("Retry-After" in response.headers) == (status in {429, 503})
     if field is not None:

@@ -63,6 +63,24 @@ async def test_no_closed_route_is_answered_without_a_valid_key(
     assert await count_rows(connection) == 1
 
 
+async def test_only_a_key_that_came_is_said_to_be_invalid(guarded: FastAPI) -> None:
+    """RFC 6750, section 3.1."""
+    told = {}
+    async with client_of(guarded) as client:
+        for name in ("none", "another scheme", "no token", "unknown", "very long"):
+            headers = [(b"Authorization", value) for value in WRONG_HEADERS[name]]
+            response = await client.get("/model", headers=headers)
+            told[name] = response.headers["WWW-Authenticate"]
+    no_key, wrong_key = 'Bearer realm="iris-api"', 'Bearer realm="iris-api", error="invalid_token"'
+    assert told == {
+        "none": no_key,
+        "another scheme": no_key,
+        "no token": no_key,
+        "unknown": wrong_key,
+        "very long": wrong_key,
+    }
+
+
 async def test_a_valid_key_that_comes_twice_or_malformed_is_refused(
     guarded: FastAPI, keyed: Settings
 ) -> None:
@@ -101,6 +119,9 @@ async def test_a_key_allows_what_its_scope_says_and_nothing_else(
             else:
                 body = assert_problem(response, 403, "forbidden")
                 assert f"`{needed}`" in body["detail"]
+                assert response.headers["WWW-Authenticate"] == (
+                    f'Bearer realm="iris-api", error="insufficient_scope", scope="{needed}"'
+                )
 
 
 async def test_a_key_is_nowhere_to_be_seen(

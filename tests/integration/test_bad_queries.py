@@ -127,9 +127,10 @@ async def test_an_unknown_path_is_not_found(shared_client: AsyncClient, path: st
     ("method", "path", "allowed"),
     [
         ("GET", "/predict", {"POST"}),
-        ("DELETE", "/predictions", {"GET"}),
-        ("PUT", "/predictions/1", {"GET"}),
-        ("POST", "/livez", {"GET"}),
+        ("DELETE", "/predictions", {"GET", "HEAD"}),
+        ("PUT", "/predictions/1", {"GET", "HEAD"}),
+        ("POST", "/livez", {"GET", "HEAD"}),
+        ("POST", "/docs", {"GET", "HEAD"}),
         ("POST", "/docs/assets/swagger-ui.css", {"GET", "HEAD"}),
         ("BREW", "/predict", {"POST"}),
     ],

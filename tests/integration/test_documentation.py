@@ -99,3 +99,19 @@ async def test_a_service_behind_a_proxy_starts_without_a_warning(settings: Setti
         response = await client.get("/docs")
         [inline] = [script for _, script in scripts_of(response) if script.strip()]
         assert hash_of(inline) in policy_of(response)["script-src"]
+
+
+@pytest.mark.parametrize("auth", ["off", "keys"])
+async def test_the_root_leads_to_the_documentation_under_any_root_path(
+    settings: Settings, auth: str
+) -> None:
+    changes = {"root_path": "/a/iris", "auth": auth}
+    async with running(settings.model_copy(update=changes)) as client:
+        for path, page in [
+            ("/a/iris", "/a/iris/docs"),
+            ("/a/iris/", "/a/iris/docs"),
+            ("/", "/docs"),  # from a proxy that takes the root path off
+        ]:
+            response = await client.get(path, follow_redirects=True)
+            assert response.status_code == 200
+            assert response.url.path == page

@@ -60,6 +60,13 @@ async def test_since_includes_its_instant_and_until_does_not(
     assert await ids(client, since="2026-01-31T14:02:00+02:00") == [fourth, third]
 
 
+async def test_a_nanosecond_counts(client: AsyncClient, connection: asyncpg.Connection) -> None:
+    row = await store(connection, created_at=NOON)
+    for text in ("2026-01-31T12:00:00.0000009Z", "2026-01-31T12:00:00.000000001Z"):
+        assert await ids(client, until=text) == [row]
+        assert await ids(client, since=text) == []
+
+
 async def test_a_microsecond_counts(client: AsyncClient, connection: asyncpg.Connection) -> None:
     late = NOON + timedelta(microseconds=1)
     row = await store(connection, created_at=late)

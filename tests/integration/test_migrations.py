@@ -1,5 +1,6 @@
 import asyncio
 import re
+import shutil
 from pathlib import Path
 
 import asyncpg
@@ -11,6 +12,7 @@ from tests.conftest import dsn_of, execute, settings_for
 from tests.integration.commands import ROOT, environment, start
 from tests.integration.support import fetch
 
+from iris_api.database import migrations
 from iris_api.database.migrations import alembic_config, head_revision, migrate
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
@@ -74,6 +76,17 @@ def test_every_step_down_can_be_taken_up_again(empty_database: URL) -> None:
         command.downgrade(alembic_config(settings), f"-{steps}")
         migrate(settings)
         assert schema_of(empty_database) == first
+
+
+def test_a_folder_may_have_a_percent_sign_in_its_name(
+    empty_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alembic takes it for the beginning of a variable."""
+    folder = tmp_path / "100%" / "%(here)s" / "migrations"
+    shutil.copytree(ROOT / "migrations", folder)
+    monkeypatch.setattr(migrations, "_IN_CHECKOUT", folder)
+    assert migrate(settings_for(empty_database)) == head_revision()
+    assert fetch(empty_database, "SELECT version_num FROM alembic_version") == [(head_revision(),)]
 
 
 def test_keys_that_were_made_before_get_ids_of_their_own(empty_database: URL) -> None:

@@ -101,7 +101,9 @@ def test_every_error_is_documented_as_its_problem(method: str, path: str) -> Non
             assert set(example["value"]) >= required
             assert example["value"]["type"] == f"urn:iris-api:problem:{slug}"
             assert example["value"]["status"] == int(status)
-        assert ("Retry-After" in response.get("headers", {})) == (status in {"429", "503"})
+        headers = response.get("headers", {})
+        assert ("Retry-After" in headers) == (status in {"429", "503"})
+        assert ("WWW-Authenticate" in headers) == (status in {"401", "403"})
 
 
 async def test_a_body_of_the_document_is_answered(client: AsyncClient) -> None:

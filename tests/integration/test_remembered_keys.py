@@ -56,6 +56,19 @@ async def test_a_revoked_key_is_refused_as_soon_as_what_was_known_is_forgotten(
             assert_unauthorized(await client.get("/predictions"))
 
 
+async def test_a_key_that_is_revoked_again_keeps_the_time_of_the_first(
+    keyed: Settings, connection: asyncpg.Connection
+) -> None:
+    async with one_session(keyed) as session:
+        row, _ = await create_api_key(session, "one", ["read"])
+        times = []
+        for _ in range(2):
+            assert await revoke_api_key(session, row.id)
+            times.append(await connection.fetchval("SELECT revoked_at FROM api_keys"))
+    assert times[0] is not None
+    assert times[1] == times[0]
+
+
 async def test_a_key_that_is_revoked_while_it_is_asked_for_is_remembered_no_longer(
     guarded: FastAPI, keyed: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_type_hints
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from hypothesis import given
@@ -138,9 +139,32 @@ def test_no_more_than_100_errors_are_rendered() -> None:
     assert len(rendered(problem)["errors"]) == 100
 
 
-@pytest.mark.parametrize("path", ["/\ud800", "/é", "/\x00", '/"\\', "/" + "a" * 10_000])
+@pytest.mark.parametrize(
+    ("path", "instance"),
+    [
+        ("/predictions/1", "/predictions/1"),
+        ("/a b", "/a%20b"),
+        ("/é", "/%C3%A9"),
+        ("/\ud800", "/%ED%A0%80"),
+        ("/\x00", "/%00"),
+        ('/"\\', "/%22%5C"),
+        ("/a?b#c%d", "/a%3Fb%23c%25d"),
+        ("/-._~!$&'()*+,;=:@", "/-._~!$&'()*+,;=:@"),
+        ("//elsewhere/x", "/.//elsewhere/x"),
+        ("*", "*"),
+    ],
+)
+def test_the_instance_is_the_path_as_a_uri_reference(path: str, instance: str) -> None:
+    assert rendered(NotFound("Nothing."), path)["instance"] == instance
+
+
+@given(st.text(st.characters()).map("/".__add__))
 def test_any_path_can_be_the_instance(path: str) -> None:
-    assert rendered(NotFound("Nothing."), path)["instance"] == path
+    instance = rendered(NotFound("Nothing."), path)["instance"]
+    parts = urlsplit(instance)
+    assert instance == parts.path
+    assert instance.isascii()
+    assert unquote(instance, errors="surrogatepass").removeprefix("/.") == path.removeprefix("/.")
 
 
 def test_a_problem_is_rendered_as_rfc_9457_has_it() -> None:

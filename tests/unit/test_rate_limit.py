@@ -131,6 +131,8 @@ def test_no_window_of_a_client_ever_has_more_than_the_quota(
                 mine.append([clock.now])
             assert remaining == quota - len(mine[-1]) >= 0
             assert 1 <= seconds <= WINDOW
+        ends = [end for end, _ in limiter._windows.values()]
+        assert ends == sorted(ends), "those that end first stand first"
 
 
 @given(steps=STEPS)

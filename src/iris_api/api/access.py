@@ -25,8 +25,9 @@ from iris_api.errors import (
     Unauthorized,
 )
 
-_OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/openapi.json", "/docs"})
-"""What needs no key: probes, and the documentation, which is the same for everybody."""
+_OPEN_PATHS = frozenset({"", "/", "/livez", "/readyz", "/openapi.json", "/docs"})
+"""What needs no key: probes, and the documentation, which is the same for everybody. The root is
+empty where a root path is asked for without its slash."""
 _CALLER = "iris_api.caller"
 _HOW = "Send the header `Authorization: Bearer iris_...`; `iris-api keys create` makes a key."
 
@@ -86,7 +87,9 @@ class AccessMiddleware:
         resources: Resources = scope["app"].state.resources
         caller = await resources.keyring.caller_of(_token_of(scope))
         if caller is None:
-            raise Unauthorized(f"This API key is not known, was revoked, or has expired. {_HOW}")
+            raise Unauthorized(
+                f"This API key is not known, was revoked, or has expired. {_HOW}", brings_key=True
+            )
         return caller
 
 
@@ -106,7 +109,8 @@ def may(key_scope: KeyScope) -> Callable[[Request], Caller]:
         if key_scope not in caller.scopes:
             raise Forbidden(
                 f"This API key does not have the scope `{key_scope}`. Use one that has it, made by "
-                f"`iris-api keys create` with `--scope {key_scope}`."
+                f"`iris-api keys create` with `--scope {key_scope}`.",
+                needed=key_scope,
             )
         return caller
 

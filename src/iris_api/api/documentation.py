@@ -2,11 +2,13 @@
 
 import base64
 import hashlib
+import posixpath
 import re
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import HTMLResponse, RedirectResponse
@@ -14,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from iris_api.api.problems import ProblemDetails
+from iris_api.api.reads import ReadRoute
 
 _DESCRIPTION = """\
 Predictions of an iris flower's species from four measures in centimetres. PostgreSQL has committed
@@ -26,6 +29,14 @@ _PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+
+
+class _Root(ReadRoute):
+    """The root: under a path of a proxy's, such as ``/iris``, also where its slash is missing."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        self.path_regex = re.compile("/?$")
 
 
 class _Assets(StaticFiles):
@@ -48,10 +59,13 @@ def install_documentation(app: FastAPI) -> None:
     """
     assets = _Assets(directory=str(files("fastapi_swagger") / "resources"))
     app.mount("/docs/assets", assets, name="docs-assets")
+    app.router.route_class = ReadRoute
 
-    @app.get("/", include_in_schema=False)
-    async def root() -> Response:
-        return RedirectResponse("docs")
+    async def root(request: Request) -> Response:
+        last_segment = request.scope["path"].rpartition("/")[2]
+        return RedirectResponse(posixpath.join(last_segment, "docs"))
+
+    app.router.add_api_route("/", root, include_in_schema=False, route_class_override=_Root)
 
     page = get_swagger_ui_html(
         openapi_url="openapi.json",

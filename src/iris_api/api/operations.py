@@ -9,10 +9,11 @@ from pydantic import BaseModel
 from iris_api.api.access import KEY_PROBLEMS, SECURED, Admin
 from iris_api.api.problems import problem_responses
 from iris_api.api.readiness import Check
+from iris_api.api.reads import ReadRoute
 from iris_api.api.resources import ProcessResources, Resources
 from iris_api.errors import InternalError, ModelUnavailable, NotReady
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(route_class=ReadRoute, tags=["operations"])
 
 
 class Liveness(BaseModel):

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from iris_api.api.access import ACCESS_PROBLEMS, SECURED, Reader
 from iris_api.api.limits import require_at_most
 from iris_api.api.problems import problem_responses
+from iris_api.api.reads import ReadRoute
 from iris_api.api.resources import ProcessResources, Session
 from iris_api.database.crud import get_prediction, list_predictions
 from iris_api.database.cursor import Cursor
@@ -21,6 +22,7 @@ from iris_api.errors import (
 )
 
 router = APIRouter(
+    route_class=ReadRoute,
     tags=["history"],
     responses=problem_responses(*ACCESS_PROBLEMS, InvalidRequest, InternalError, DeadlineExceeded),
 )

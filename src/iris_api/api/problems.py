@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Literal
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -14,18 +15,30 @@ from starlette.types import Scope
 
 from iris_api.errors import (
     FieldError,
+    Forbidden,
     InternalError,
     InvalidRequest,
     MalformedBody,
     MethodNotAllowed,
     NotFound,
     Problem,
+    Unauthorized,
 )
 from iris_api.observability.logging import request_id_of_context
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 100
 """Fields at fault that an answer names at most; to render all of 80,000 takes half a second."""
+_SAFE_IN_PATH = "/!$&'()*+,;=:@"  # RFC 3986, section 3.3; quote() leaves letters and digits alone
+_RETRY_AFTER = {
+    "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}},
+}
+_CHALLENGE = {
+    "WWW-Authenticate": {
+        "description": "`Bearer`, and what is wrong with the key that came (RFC 6750)",
+        "schema": {"type": "string"},
+    },
+}
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
 
@@ -45,7 +58,7 @@ class ProblemDetails(BaseModel):
     title: str
     status: int
     detail: str = Field(description="What is wrong this time, and what to do about it")
-    instance: str = Field(description="The path that was asked for")
+    instance: str = Field(description="The path that was asked for, as a URI reference")
     request_id: str | None = Field(description="As in the header X-Request-ID")
     errors: list[ProblemField] | None = None
 
@@ -57,7 +70,7 @@ def problem_response(problem: Problem, scope: Scope) -> Response:
         "title": problem.title,
         "status": problem.status,
         "detail": problem.detail,
-        "instance": scope["path"],
+        "instance": _reference_to(scope["path"]),
         "request_id": request_id_of_context.get(),
         **problem.extensions,
     }
@@ -66,9 +79,17 @@ def problem_response(problem: Problem, scope: Scope) -> Response:
             {"in": e.location, "field": e.field, "code": e.code, "detail": e.detail}
             for e in problem.errors[:MAX_ERRORS]
         ]
-    # ASCII, for a path or a name may hold a lone surrogate, which UTF-8 cannot.
+    # ASCII, for what stands in a message may be a lone surrogate, which UTF-8 cannot hold.
     content = json.dumps(body, ensure_ascii=True).encode("ascii")
-    return Response(content, problem.status, problem.headers, media_type=MEDIA_TYPE)
+    # By itself a cache may keep a 404 or a 405, which are over as soon as something is there.
+    headers = {"Cache-Control": "no-store", **problem.headers}
+    return Response(content, problem.status, headers, media_type=MEDIA_TYPE)
+
+
+def _reference_to(path: str) -> str:
+    """The path as a URI reference (RFC 3986, section 4.2), in which `//` would begin a host."""
+    quoted = quote(path, safe=_SAFE_IN_PATH, errors="surrogatepass")
+    return f"/.{quoted}" if quoted.startswith("//") else quoted
 
 
 def failure_response(scope: Scope) -> Response:
@@ -161,9 +182,9 @@ def problem_responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any
         )
         entry["content"][MEDIA_TYPE]["examples"][problem.slug] = {"value": _example(problem)}
         if problem.retry_after is not None:
-            entry["headers"] = {
-                "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}
-            }
+            entry["headers"] = _RETRY_AFTER
+        elif issubclass(problem, (Unauthorized, Forbidden)):
+            entry["headers"] = _CHALLENGE
     return responses
 
 

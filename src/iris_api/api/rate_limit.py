@@ -31,7 +31,6 @@ class RateLimiter:
         now = self.clock()
         end, used = self._windows.get(client, (0.0, 0))
         if end <= now:
-            self._windows.pop(client, None)  # so that those that end first come first
             end, used = now + self.window, 0
             self._forget_ended(now)
         seconds = min(math.ceil(end - now), self.window)  # the difference is rounded, too
@@ -52,7 +51,7 @@ class RateLimiter:
         }
 
     def _forget_ended(self, now: float) -> None:
-        """Drop the windows that have ended, which stand first."""
+        """Drop the windows that have ended, which stand first: a client's next one comes last."""
         while self._windows:
             client, (end, _) = next(iter(self._windows.items()))
             if end > now:

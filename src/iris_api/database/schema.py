@@ -1,7 +1,7 @@
 """What goes over HTTP: the requests' and the answers' models, apart from the tables."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
@@ -18,6 +18,9 @@ _RFC3339 = re.compile(
     r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)",
     re.ASCII,
 )
+_TO_MICROSECONDS = len(".000000")
+_MICROSECOND = timedelta(microseconds=1)
+_LAST_INSTANT = datetime.max.replace(tzinfo=UTC)
 
 Centimetres = Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)]
 
@@ -30,17 +33,24 @@ def _whole_number(value: Any) -> Any:
 
 
 def _instant(value: Any) -> Any:
-    """Take RFC 3339 with an offset alone: pydantic would read bare numbers and dates too."""
+    """Take RFC 3339 with an offset alone: pydantic would read bare numbers and dates too.
+
+    PostgreSQL's times are whole microseconds, so one in between stands for the next: the same rows
+    are before it. Python cuts it off, which would take a row made before it for one made then.
+    """
     if isinstance(value, datetime):
         return value
-    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+    match = _RFC3339.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
         raise PydanticCustomError(
             "datetime_parsing",
             "Input should be a time as in RFC 3339, with an offset: 2026-01-31T12:00:00Z "
             "(in a URL, + is written %2B)",
         )
     try:
-        return datetime.fromisoformat(value.upper()).astimezone(UTC)
+        instant = datetime.fromisoformat(value.upper()).astimezone(UTC)
+        is_cut = bool((match[1] or "")[_TO_MICROSECONDS:].strip("0"))
+        return instant + _MICROSECOND if is_cut and instant < _LAST_INSTANT else instant
     except (ValueError, OverflowError):
         raise PydanticCustomError("datetime_parsing", "Input is not a time that exists") from None
 
