@@ -32,7 +32,7 @@ class TlsProxy(Proxy):
 
     def __init__(self, upstream: URL) -> None:
         super().__init__(upstream)
-        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.verify_mode = ssl.CERT_OPTIONAL
         self.clients: list[Any] = []
         """The names of those who have connected; None where they have shown no certificate."""
