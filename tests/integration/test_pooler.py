@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,37 +15,41 @@ from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
 
 IS_INSTALLED = shutil.which("pgbouncer", path=PATH) is not None
-
-
 pytestmark = pytest.mark.skipif(not IS_INSTALLED, reason="PgBouncer is not installed")
 
 
-async def test_who_has_not_named_the_pooler_is_told_to(
-    settings: Settings, database: URL, tmp_path: Path
-) -> None:
+@pytest.fixture
+def pooler(database: URL, tmp_path: Path) -> Iterator[PgBouncer]:
     with PgBouncer(database, tmp_path) as pooler:
-        url = pooler.url.render_as_string(hide_password=False)
-        changes = {"database_url": url, "database_pgbouncer": False}
-        own = Settings.model_validate({**settings.model_dump(), **changes})
-        async with running(own) as client:
-            response = await client.get("/readyz")
-            assert response.status_code == 503
-            assert "Set IRIS_DATABASE_PGBOUNCER=true." in response.json()["detail"]
-        with pytest.raises(ConfigurationError, match="Set IRIS_DATABASE_PGBOUNCER=true"):
-            await asyncio.to_thread(migrate, own)
+        yield pooler
+
+
+def settings_by(pooler: PgBouncer, settings: Settings, *, named: bool) -> Settings:
+    """The settings of a service that goes by the pooler, and knows that it does where ``named``."""
+    url = pooler.url.render_as_string(hide_password=False)
+    changes = {"database_url": url, "database_pgbouncer": named}
+    return Settings.model_validate({**settings.model_dump(), **changes})
+
+
+async def test_who_has_not_named_the_pooler_is_told_to(
+    settings: Settings, pooler: PgBouncer
+) -> None:
+    own = settings_by(pooler, settings, named=False)
+    async with running(own) as client:
+        response = await client.get("/readyz")
+        assert response.status_code == 503
+        assert "Set IRIS_DATABASE_PGBOUNCER=true." in response.json()["detail"]
+    with pytest.raises(ConfigurationError, match="Set IRIS_DATABASE_PGBOUNCER=true"):
+        await asyncio.to_thread(migrate, own)
 
 
 async def test_a_pooler_that_fails_is_missed_and_its_return_noticed(
-    settings: Settings, database: URL, tmp_path: Path
+    settings: Settings, pooler: PgBouncer
 ) -> None:
-    with PgBouncer(database, tmp_path) as pooler:
-        url = pooler.url.render_as_string(hide_password=False)
-        changes = {"database_url": url, "database_pgbouncer": True}
-        own = Settings.model_validate({**settings.model_dump(), **changes})
-        async with running(own) as client:
-            assert (await client.post("/predict", json=SETOSA)).status_code == 200
-            pooler.fail()
-            async with asyncio.timeout(30):
-                while (response := await client.post("/predict", json=SETOSA)).status_code != 200:
-                    assert response.status_code == 503
-                    await asyncio.sleep(0.05)
+    async with running(settings_by(pooler, settings, named=True)) as client:
+        assert (await client.post("/predict", json=SETOSA)).status_code == 200
+        pooler.fail()
+        async with asyncio.timeout(30):
+            while (response := await client.post("/predict", json=SETOSA)).status_code != 200:
+                assert response.status_code == 503
+                await asyncio.sleep(0.05)
