@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 
 import structlog
 from uvicorn import Config
@@ -29,6 +30,19 @@ _STOPPING = {signal.SIGINT, signal.SIGTERM}
 log = structlog.get_logger("iris_api")
 
 
+@dataclass(slots=True)
+class _Known:
+    """What the parent knows of a worker, in seconds of the monotonic clock."""
+
+    begun: float
+    heard: float | None = None
+    """When it said last that it serves; None: it never has."""
+    is_asked: bool = False
+    """Whether it owes an answer."""
+    due: float = math.inf
+    """When it is to be replaced, once it has ended."""
+
+
 class Supervisor(Multiprocess):
     """uvicorn's parent of the workers, but never deaf, neither while one hangs nor at the end.
 
@@ -42,12 +56,7 @@ class Supervisor(Multiprocess):
         if outlives_terminal:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._delay = delay
-        self._heard: dict[Process, float] = {}
-        """When each worker that has begun to serve said last that it does."""
-        self._begun: dict[Process, float] = {}
-        self._asked: set[Process] = set()
-        self._due: dict[Process, float] = {}
-        """When each worker that has ended is to be replaced."""
+        self._known: dict[Process, _Known] = {}
         self._pause = 0.0
         self._has_served = False
         self.has_failed = False
@@ -63,38 +72,38 @@ class Supervisor(Multiprocess):
         for index, worker in enumerate(self.processes):
             if self.should_exit.is_set():
                 return
-            if worker not in self._due and not self._is_well(worker):
-                self._end(worker)
-            if self._due.get(worker, math.inf) <= time.monotonic():
-                del self._due[worker]
+            known = self._known.setdefault(worker, _Known(begun=time.monotonic()))
+            if known.due == math.inf and not self._is_well(worker, known):
+                self._end(worker, known)
+            if known.due <= time.monotonic():
+                del self._known[worker]
                 self.processes[index] = Process(self.config, self.sockets)
                 self.processes[index].start()
 
-    def _is_well(self, worker: Process) -> bool:
+    def _is_well(self, worker: Process, known: _Known) -> bool:
         """Whether it serves, or may still begin to."""
         now = time.monotonic()
-        begun = self._begun.setdefault(worker, now)
-        if self._hears(worker):
-            self._heard[worker] = now
+        if self._hears(worker, known):
+            known.heard = now
             self._has_served = True
-        if worker in self._heard:
-            end = self._heard[worker] + self.config.timeout_worker_healthcheck
+        if known.heard is None:
+            end = known.begun + _SECONDS_TO_BEGIN
         else:
-            end = begun + _SECONDS_TO_BEGIN
+            end = known.heard + self.config.timeout_worker_healthcheck
         return worker.process.is_alive() and now <= end
 
-    def _hears(self, worker: Process) -> bool:
+    def _hears(self, worker: Process, known: _Known) -> bool:
         """Whether it says that it serves; does not wait for one that says nothing."""
         with suppress(OSError, EOFError):  # it has ended
-            if worker not in self._asked:
+            if not known.is_asked:
                 worker.parent_conn.send(b"ping")
-                self._asked.add(worker)
+                known.is_asked = True
             if worker.parent_conn.poll(_SECONDS_TO_ANSWER):
-                self._asked.discard(worker)
+                known.is_asked = False
                 return bool(worker.parent_conn.recv())
         return False
 
-    def _end(self, worker: Process) -> None:
+    def _end(self, worker: Process, known: _Known) -> None:
         """Note how it ended, or that it has to, and when the next one is to begin.
 
         That is at once, but for one that never served: the next one will fare no better soon. Where
@@ -103,11 +112,9 @@ class Supervisor(Multiprocess):
         is_hung = worker.process.is_alive()
         worker.kill()
         worker.join()
-        has_served = self._heard.pop(worker, None) is not None
-        del self._begun[worker]
-        self._asked.discard(worker)
-        self._pause = 0 if has_served else min(max(1.0, 2 * self._pause), _LONGEST_PAUSE)
-        self._due[worker] = time.monotonic() + self._pause
+        never_served = known.heard is None
+        self._pause = min(max(1.0, 2 * self._pause), _LONGEST_PAUSE) if never_served else 0
+        known.due = time.monotonic() + self._pause
         event = "a worker hung, and was killed" if is_hung else "a worker has ended"
         log.warning(event, pid=worker.pid, exit_code=worker.exitcode, next_in_s=self._pause)
         if not self._has_served:
