@@ -15,10 +15,13 @@ from tests.integration.states import PARTS, assert_alive, checks
 from tests.integration.support import (
     SETOSA,
     assert_problem,
+    client_of,
+    engine_of,
     predict_once_noticed,
     running,
     running_unpooled,
     set_everywhere,
+    started,
     until_pooler_tries_again,
     writes_held_up,
 )
@@ -264,3 +267,18 @@ async def test_a_database_that_does_not_store_is_not_ready_though_it_answers(
                 monkeypatch.undo()
         assert (await client.post("/predict", json=SETOSA)).status_code == 200
         assert await checks(client) == dict.fromkeys(PARTS, "ok")
+
+
+async def test_where_all_connections_wait_the_reason_is_what_they_wait_for(
+    settings: Settings, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "_REMEMBERED_SECONDS", 60)
+    changes = {"database_pool_size": 1, "database_lock_timeout": 0.1, "readiness_timeout": 0.5}
+    async with started(settings.model_copy(update=changes)) as app, client_of(app) as client:
+        async with writes_held_up(connection):
+            response = await client.post("/predict", json=SETOSA)
+            assert_problem(response, 503, "database-unavailable")
+            async with engine_of(app).connect():
+                body = assert_problem(await client.get("/readyz"), 503, "not-ready")
+        assert "in use" in body["detail"]
+        assert "55P03" in body["detail"]

@@ -62,7 +62,10 @@ class DatabaseCheck:
             async with asyncio.timeout(self._timeout):
                 checks = await self._find()
         except TimeoutError:
-            checks = _no_database(f"PostgreSQL did not answer in {self._timeout:g} s.")
+            checks = self._failed(
+                f"PostgreSQL did not answer in {self._timeout:g} s, or all connections to it are "
+                "in use."
+            )
         return [checks] * len(asked)
 
     async def _find(self) -> Checks:
@@ -70,10 +73,9 @@ class DatabaseCheck:
             try:
                 await ping(session)
             except Problem as problem:
-                return _no_database(problem.detail)
-            trouble = self._trouble()
-            if trouble is not None:
-                return _no_database(f"Predictions were not stored just now. {trouble.detail}")
+                return self._failed(problem.detail)
+            if self._trouble() is not None:
+                return self._failed("PostgreSQL answers.")
             try:
                 detail = f"At revision {await self._find_revision(session)}."
                 schema = Check(status="ok", detail=detail)
@@ -81,9 +83,12 @@ class DatabaseCheck:
                 schema = Check(status="failed", detail=problem.detail)
             return {"database": Check(status="ok", detail="PostgreSQL answers."), "schema": schema}
 
-
-def _no_database(detail: str) -> Checks:
-    return {
-        "database": Check(status="failed", detail=detail),
-        "schema": Check(status="unknown", detail="The database did not say."),
-    }
+    def _failed(self, detail: str) -> Checks:
+        """That there is no use of the database; with why it did not store, for that may be why."""
+        trouble = self._trouble()
+        if trouble is not None and trouble.detail != detail:
+            detail += f" Predictions were not stored just now. {trouble.detail}"
+        return {
+            "database": Check(status="failed", detail=detail),
+            "schema": Check(status="unknown", detail="The database did not say."),
+        }
