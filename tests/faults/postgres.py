@@ -167,10 +167,11 @@ class Postgres:
         """Leave a transaction open, in which this has been done, for the length of the block."""
         with asyncio.Runner() as runner:
             connection = runner.run(self.connect())
-            runner.run(connection.execute(f"BEGIN; {statement}"))
-            yield
-            runner.run(connection.execute("COMMIT"))
-            runner.run(connection.close())
+            try:
+                runner.run(connection.execute(f"BEGIN; {statement}"))
+                yield
+            finally:  # what it holds would stop whoever looks at what a failed test has left
+                runner.run(connection.close())
 
     def ask(
         self,
@@ -190,8 +191,9 @@ class Postgres:
 
     async def connect(self, database: str = "iris") -> "asyncpg.Connection[asyncpg.Record]":
         connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
-            host="127.0.0.1", port=self.port, user="postgres", database=database, ssl=False
-        )
+            host="127.0.0.1", port=self.port, user="postgres", database=database, ssl=False,
+            command_timeout=60,  # a test that has gone wrong must still come to its end
+        )  # fmt: skip
         return connection
 
     def clean_up(self) -> None:
