@@ -43,6 +43,20 @@ class _Known:
     """When it is to be replaced, once it has ended."""
 
 
+class _Worker(Process):
+    """uvicorn's worker, but it owes the parent its first answer until it serves.
+
+    So whoever has served has said so, though it was killed before it could be asked again.
+    """
+
+    def pong(self) -> None:
+        """Wait for a question, and until there is the answer that it serves."""
+        self.child_conn.recv()
+        while self._server is None or not self._server.started:
+            time.sleep(_SECONDS_TO_ANSWER)
+        self.child_conn.send(self._server.started)
+
+
 class Supervisor(Multiprocess):
     """uvicorn's parent of the workers, but never deaf, neither while one hangs nor at the end.
 
@@ -67,41 +81,54 @@ class Supervisor(Multiprocess):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self.handle_term()
 
+    def init_processes(self) -> None:
+        """Begin as many workers as there are to be."""
+        self.processes = [self._begin() for _ in range(self.processes_num)]
+
+    def handle_ttin(self) -> None:
+        """Have one worker more."""
+        self.processes_num += 1
+        self.processes.append(self._begin())
+
+    def _begin(self) -> Process:
+        worker = _Worker(self.config, self.sockets)
+        worker.start()
+        self._known[worker] = _Known(begun=time.monotonic())
+        return worker
+
     def keep_subprocess_alive(self) -> None:
         """Replace the workers that have ended or hang."""
+        for worker in self.processes:
+            self._hear(worker, self._known[worker])
         for index, worker in enumerate(self.processes):
             if self.should_exit.is_set():
                 return
-            known = self._known.setdefault(worker, _Known(begun=time.monotonic()))
+            known = self._known[worker]
             if known.due == math.inf and not self._is_well(worker, known):
                 self._end(worker, known)
             if known.due <= time.monotonic():
                 del self._known[worker]
-                self.processes[index] = Process(self.config, self.sockets)
-                self.processes[index].start()
+                self.processes[index] = self._begin()
 
-    def _is_well(self, worker: Process, known: _Known) -> bool:
-        """Whether it serves, or may still begin to."""
-        now = time.monotonic()
-        if self._hears(worker, known):
-            known.heard = now
-            self._has_served = True
-        if known.heard is None:
-            end = known.begun + _SECONDS_TO_BEGIN
-        else:
-            end = known.heard + self.config.timeout_worker_healthcheck
-        return worker.process.is_alive() and now <= end
-
-    def _hears(self, worker: Process, known: _Known) -> bool:
-        """Whether it says that it serves; does not wait for one that says nothing."""
+    def _hear(self, worker: Process, known: _Known) -> None:
+        """Note whether it says that it serves; do not wait for one that says nothing."""
         with suppress(OSError, EOFError):  # it has ended
             if not known.is_asked:
                 worker.parent_conn.send(b"ping")
                 known.is_asked = True
             if worker.parent_conn.poll(_SECONDS_TO_ANSWER):
+                worker.parent_conn.recv()
                 known.is_asked = False
-                return bool(worker.parent_conn.recv())
-        return False
+                known.heard = time.monotonic()
+                self._has_served = True
+
+    def _is_well(self, worker: Process, known: _Known) -> bool:
+        """Whether it serves, or may still begin to."""
+        if known.heard is None:
+            end = known.begun + _SECONDS_TO_BEGIN
+        else:
+            end = known.heard + self.config.timeout_worker_healthcheck
+        return worker.process.is_alive() and time.monotonic() <= end
 
     def _end(self, worker: Process, known: _Known) -> None:
         """Note how it ended, or that it has to, and when the next one is to begin.

@@ -83,6 +83,25 @@ def test_a_worker_that_dies_is_replaced_at_once_and_told_of(begin: Callable[...,
     assert service.stop() == 0
 
 
+@pytest.mark.parametrize("index", range(WORKERS))
+def test_a_worker_that_dies_before_it_was_looked_at_twice_does_not_end_the_service(
+    begin: Callable[..., Service], index: int
+) -> None:
+    service = begin(workers=WORKERS)
+    victim = workers_of(service)[index]
+    send(signal.SIGKILL, [victim])
+    poll_until(lambda: len(set(workers_of(service)) - {victim}) == WORKERS, "it is replaced")
+    assert service.stop() == 0
+
+
+def test_sigttin_begins_one_worker_more(begin: Callable[..., Service]) -> None:
+    service = begin(workers=WORKERS)
+    service.process.send_signal(signal.SIGTTIN)
+    poll_until(lambda: connections_limit(service) == 8 * (WORKERS + 1), "it serves")
+    assert len(workers_of(service)) == WORKERS + 1
+    assert service.stop() == 0
+
+
 def test_a_worker_that_hangs_is_replaced(begin: Callable[..., Service]) -> None:
     service = begin(workers=WORKERS)
     victim, _ = workers_of(service)
