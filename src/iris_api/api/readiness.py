@@ -62,9 +62,10 @@ class DatabaseCheck:
             async with asyncio.timeout(self._timeout):
                 checks = await self._find()
         except TimeoutError:
-            checks = self._failed(
+            checks = _failed(
                 f"PostgreSQL did not answer in {self._timeout:g} s, or all connections to it are "
-                "in use."
+                "in use.",
+                self._trouble(),
             )
         return [checks] * len(asked)
 
@@ -73,9 +74,10 @@ class DatabaseCheck:
             try:
                 await ping(session)
             except Problem as problem:
-                return self._failed(problem.detail)
-            if self._trouble() is not None:
-                return self._failed("PostgreSQL answers.")
+                return _failed(problem.detail, self._trouble())
+            trouble = self._trouble()
+            if trouble is not None:
+                return _failed("PostgreSQL answers.", trouble)
             try:
                 detail = f"At revision {await self._find_revision(session)}."
                 schema = Check(status="ok", detail=detail)
@@ -83,12 +85,12 @@ class DatabaseCheck:
                 schema = Check(status="failed", detail=problem.detail)
             return {"database": Check(status="ok", detail="PostgreSQL answers."), "schema": schema}
 
-    def _failed(self, detail: str) -> Checks:
-        """That there is no use of the database; with why it did not store, for that may be why."""
-        trouble = self._trouble()
-        if trouble is not None and trouble.detail != detail:
-            detail += f" Predictions were not stored just now. {trouble.detail}"
-        return {
-            "database": Check(status="failed", detail=detail),
-            "schema": Check(status="unknown", detail="The database did not say."),
-        }
+
+def _failed(detail: str, trouble: Problem | None) -> Checks:
+    """That there is no use of the database, and why predictions were not stored just now."""
+    if trouble is not None and trouble.detail != detail:
+        detail += f" Predictions were not stored just now. {trouble.detail}"
+    return {
+        "database": Check(status="failed", detail=detail),
+        "schema": Check(status="unknown", detail="The database did not say."),
+    }
