@@ -15,8 +15,7 @@ import pytest
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient, Response
 from prometheus_client.parser import text_string_to_metric_families
-from pydantic import SecretStr
-from sqlalchemy import URL, text
+from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.conftest import dsn_of
 
@@ -56,23 +55,6 @@ def client_of(app: FastAPI, **headers: str) -> AsyncClient:
 
 
 @asynccontextmanager
-async def running_unpooled(
-    settings: Settings, database: URL
-) -> AsyncIterator[tuple[FastAPI, AsyncClient]]:
-    """An application, and its client, with one connection to PostgreSQL and no PgBouncer between.
-
-    For tests that change what this very connection has at the server's end.
-    """
-    changes = {
-        "database_url": SecretStr(database.render_as_string(hide_password=False)),
-        "database_pgbouncer": False,
-        "database_pool_size": 1,
-    }
-    async with started(settings.model_copy(update=changes)) as app, client_of(app) as client:
-        yield app, client
-
-
-@asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[AsyncClient]:
     """A client of an application of its own, for the settings that the fixtures do not have."""
     async with started(settings) as app, client_of(app) as client:
@@ -106,28 +88,6 @@ class Held:
         assert await asyncio.to_thread(self.entered.wait, 30)
 
 
-async def until_blocked(connection: asyncpg.Connection) -> None:
-    """Return when a statement of the service waits for a lock."""
-    async with asyncio.timeout(10):
-        while not await connection.fetchval(
-            "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = "
-            "(SELECT oid FROM pg_database WHERE datname = current_database())"
-        ):
-            await asyncio.sleep(0.01)
-
-
-@asynccontextmanager
-async def writes_held_up(connection: asyncpg.Connection) -> AsyncIterator[None]:
-    """Let no row be inserted for the length of the block; reads pass."""
-    lock = connection.transaction()
-    await lock.start()
-    await connection.execute("LOCK iris_predictions IN SHARE MODE")
-    try:
-        yield
-    finally:
-        await lock.rollback()
-
-
 async def metric(client: AsyncClient, name: str, headers: Mapping[str, str] | None = None) -> float:
     """A metric's value, added up over its labels; 0 where there is none yet."""
     response = await client.get("/metrics", headers=headers)
@@ -157,33 +117,6 @@ async def store(
         created_at,
     )
     return number
-
-
-async def predict_once_noticed(client: AsyncClient) -> Response:
-    """The answer of a service that has noticed which connections have ended.
-
-    A statement that is sent while PostgreSQL is ending its connection has an unknown outcome.
-    """
-    for _ in range(20):
-        response = await client.post("/predict", json=SETOSA)
-        if not response.json().get("type", "").endswith(":outcome-unknown"):
-            return response
-    raise AssertionError("every connection of the pool has ended, and none was noticed")
-
-
-async def until_pooler_tries_again(settings: Settings, client: AsyncClient) -> None:
-    """Return when PgBouncer, where it stands between, has noticed that the database is back."""
-    if settings.database_pgbouncer:
-        async with asyncio.timeout(10):
-            while (await client.get("/readyz")).status_code != 200:
-                await asyncio.sleep(0.02)
-
-
-async def set_everywhere(app: FastAPI, parameter: str, value: str) -> None:
-    """Change a parameter on the one connection of an application's pool, as a reload would."""
-    async with app.state.session_factory() as session:
-        await session.execute(text(f"SET SESSION {parameter} = {value}"))
-        await session.commit()
 
 
 async def count_rows(connection: asyncpg.Connection) -> int:

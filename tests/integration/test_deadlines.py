@@ -6,16 +6,8 @@ from typing import Any
 import asyncpg
 import pytest
 from tests.integration.bounds import ask, assert_idle, begin, changed, until_at_work
-from tests.integration.support import (
-    SETOSA,
-    VIRGINICA,
-    Held,
-    assert_problem,
-    count_rows,
-    running,
-    until_blocked,
-    writes_held_up,
-)
+from tests.integration.support import SETOSA, VIRGINICA, Held, assert_problem, count_rows, running
+from tests.integration.trouble import until_blocked, writes_held_up
 
 from iris_api.settings import Settings
 

@@ -7,15 +7,8 @@ import pytest
 from httpx2 import AsyncClient
 from sqlalchemy import URL
 from tests.conftest import execute
-from tests.integration.support import (
-    SETOSA,
-    assert_problem,
-    count_rows,
-    running,
-    running_unpooled,
-    set_everywhere,
-    until_pooler_tries_again,
-)
+from tests.integration.support import SETOSA, assert_problem, count_rows, running
+from tests.integration.trouble import running_unpooled, set_everywhere, until_pooler_tries_again
 
 from iris_api.database.session import refuse_unsafe
 from iris_api.errors import DatabaseUnsafe

@@ -4,14 +4,8 @@ import asyncpg
 import pytest
 from fastapi import FastAPI
 from httpx2 import AsyncClient, Response
-from tests.integration.support import (
-    KILLER,
-    POISON,
-    SETOSA,
-    assert_problem,
-    until_blocked,
-    writes_held_up,
-)
+from tests.integration.support import KILLER, POISON, SETOSA, assert_problem
+from tests.integration.trouble import until_blocked, writes_held_up
 
 from iris_api.database import IrisFeatures
 from iris_api.database.api_keys import ANYBODY

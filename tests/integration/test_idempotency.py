@@ -21,8 +21,8 @@ from tests.integration.support import (
     metric,
     running,
     started,
-    until_blocked,
 )
+from tests.integration.trouble import until_blocked
 
 from iris_api.inference.training import train
 from iris_api.settings import Settings

@@ -7,14 +7,8 @@ import asyncpg
 import pytest
 from httpx2 import AsyncClient, Response
 from tests.integration.repeats import FLOWERS, ask, ask_all, assert_same, count_keys
-from tests.integration.support import (
-    POISON,
-    assert_problem,
-    count_rows,
-    running,
-    until_blocked,
-    writes_held_up,
-)
+from tests.integration.support import POISON, assert_problem, count_rows, running
+from tests.integration.trouble import until_blocked, writes_held_up
 
 from iris_api.settings import Settings
 

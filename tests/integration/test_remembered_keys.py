@@ -11,15 +11,8 @@ from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncSession
 from tests.conftest import execute
 from tests.integration.routes import CLOSED, ask, assert_unauthorized
-from tests.integration.support import (
-    SETOSA,
-    assert_problem,
-    client_of,
-    make_key,
-    predict_once_noticed,
-    started,
-    until_pooler_tries_again,
-)
+from tests.integration.support import SETOSA, assert_problem, client_of, make_key, started
+from tests.integration.trouble import predict_once_noticed, until_pooler_tries_again
 
 from iris_api.database import keyring
 from iris_api.database.api_keys import Caller, create_api_key, find_callers, revoke_api_key
