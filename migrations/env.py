@@ -3,7 +3,6 @@
 All revisions of one run share a transaction, so a failing one leaves the schema as it was.
 """
 
-import asyncio
 from logging.config import fileConfig
 
 from alembic import context
@@ -13,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from iris_api import signals
 from iris_api.database import Base
 from iris_api.database.embedded import database_of
 from iris_api.database.failures import as_told_to_operators, problem_of
@@ -88,7 +88,7 @@ def run(settings: Settings) -> None:
         if context.is_offline_mode():
             run_offline(with_database)
         else:
-            asyncio.run(run_online(with_database))
+            signals.run(run_online(with_database))
 
 
 main()

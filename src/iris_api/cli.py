@@ -1,6 +1,5 @@
 """The command line: ``iris-api serve | migrate | train | keys``."""
 
-import asyncio
 import sys
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from iris_api import __version__, key_commands, server
+from iris_api import __version__, key_commands, server, signals
 from iris_api.database.embedded import database_of
 from iris_api.database.failures import as_told_to_operators
 from iris_api.database.migrations import migrate as migrate_schema
@@ -73,7 +72,7 @@ def serve(
         if prepare or settings.database_url is None:
             _migrate(with_database, narrator)
             _train_where_there_is_none(settings, narrator)
-        asyncio.run(refuse_unsafe(with_database))
+        signals.run(refuse_unsafe(with_database))
         if settings.database_url is not None:
             narrator.warn(
                 "fsync, full_page_writes and synchronous_commit are looked at; what cannot be: "

@@ -1,6 +1,5 @@
 """``iris-api keys create | list | revoke``."""
 
-import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Annotated
@@ -9,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from iris_api import signals
 from iris_api.database.api_keys import SCOPES, create_api_key, list_api_keys, revoke_api_key
 from iris_api.database.embedded import database_of
 from iris_api.database.models import ApiKey
@@ -58,7 +58,7 @@ def create(
             return await create_api_key(session, client, scope, lifetime)
 
     with database_of(settings) as with_database:
-        row, token = asyncio.run(make(with_database))
+        row, token = signals.run(make(with_database))
     Console(stderr=True, soft_wrap=True).print(
         f"Key {row.id} of {escape(client)}, for {', '.join(row.scopes)}. It cannot be shown again. "
         "Send it as `Authorization: Bearer ...`."
@@ -76,7 +76,7 @@ def list_keys() -> None:
             return await list_api_keys(session)
 
     with database_of(settings) as with_database:
-        rows = asyncio.run(read(with_database))
+        rows = signals.run(read(with_database))
     narrator.tabulate(
         ["id", "client", "scopes", "made", "expires", "revoked"],
         [
@@ -103,7 +103,7 @@ def revoke(
             return await revoke_api_key(session, key_id)
 
     with database_of(settings) as with_database:
-        found = asyncio.run(end(with_database))
+        found = signals.run(end(with_database))
     if not found:
         raise ConfigurationError(f"There is no key {key_id}. `iris-api keys list` shows them all.")
     narrator.tell(

@@ -1,11 +1,9 @@
 """What a command tells while it works: lines for a person, or log events, as the format asks."""
 
 import json
-import signal
 import sys
 from collections.abc import Iterable, Sequence
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import structlog
 from rich.console import Console
@@ -15,6 +13,7 @@ from rich.table import Table
 from iris_api.inference.artifact import Scores
 from iris_api.observability.logging import configure_logging, wants_console
 from iris_api.settings import Settings, load_settings, misspelt_settings
+from iris_api.signals import end_on_signals
 
 _EXAMPLE = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 
@@ -86,24 +85,10 @@ The predictions are in {database}, the model in {settings.model_dir}. Ctrl-C sto
 
 def begin() -> tuple[Settings, Narrator]:
     """Do what every command does first."""
-    _end_on_signals()
+    end_on_signals()
     settings = load_settings()
     configure_logging(settings)
     narrator = Narrator(settings)
     for sentence in misspelt_settings():
         narrator.log.warning(sentence)
     return settings, narrator
-
-
-def _end_on_signals() -> None:
-    """Let what asks for an end unwind the stack, so that what was started is stopped, and exit 0.
-
-    SIGHUP does as well, of a terminal that is closed, unless nohup has it ignored.
-    """
-
-    def end(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(0)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, end)

@@ -25,6 +25,7 @@ from starlette.types import Lifespan
 from threadpoolctl import threadpool_limits
 from uvicorn.config import STARTUP_FAILURE
 
+from iris_api import signals
 from iris_api.app import create_app
 from iris_api.connections import BoundedProtocol, Connections
 from iris_api.errors import ConfigurationError
@@ -152,12 +153,15 @@ def run(settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=settings.shutdown_timeout,
     )
     if settings.workers == 1:
-        _Server(config).run(sockets=[listener])
+        server = _Server(config)
+        with signals.held(lambda: server.handle_exit(signal.SIGTERM, None)):
+            server.run(sockets=[listener])
     else:
         with _metrics_folder() as folder:
             os.environ[MULTIPROCESS_VARIABLE] = folder
             supervisor = Supervisor(config, [listener], settings.shutdown_delay)
-            supervisor.run()
+            with signals.held(supervisor.handle_term):
+                supervisor.run()
         if supervisor.has_failed:
             sys.exit(STARTUP_FAILURE)
 

@@ -15,6 +15,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import pytest
 from httpx2 import AsyncClient
 from sqlalchemy import URL
 from tests.conftest import way_to
@@ -51,7 +52,8 @@ def is_alive(pid: int) -> bool:
 
 def environment(**settings: object) -> dict[str, str]:
     """This process's environment with these settings: ``data_dir=...`` is IRIS_DATA_DIR."""
-    return os.environ | {f"IRIS_{name.upper()}": str(value) for name, value in settings.items()}
+    ours = {f"IRIS_{name.upper()}": str(value) for name, value in settings.items()}
+    return os.environ | {"PYTHONFAULTHANDLER": "1"} | ours  # a crash shows where it was
 
 
 def postmaster_of(data_dir: Path) -> int:
@@ -130,7 +132,13 @@ class Service:
         return match
 
     def wait(self) -> int:
-        return self.process.wait(_PATIENCE)
+        """Wait for its end, and return its exit code; where it does not come, show where it is."""
+        try:
+            return self.process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait()
+            pytest.fail(f"it did not end:\n{self.output}\n{self.errors}")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send the signal to the one process, and return its exit code."""

@@ -2,6 +2,7 @@ import asyncio
 import json
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from tests.conftest import execute
@@ -93,16 +94,19 @@ async def test_a_second_service_is_refused_and_the_other_commands_go_along(
     assert not (data_dir / "postgres" / "postmaster.pid").exists()
 
 
-def test_signals_that_come_while_the_database_starts_leave_nothing_behind(
+def test_a_signal_at_any_moment_of_the_start_leaves_nothing_behind(
     start: Start, data_dir: Path
 ) -> None:
+    """It comes when PostgreSQL starts, the schema is looked at, the service begins."""
     pid_file = data_dir / "postgres" / "postmaster.pid"
-    service = start(data_dir=data_dir)
-    poll_until(lambda: pid_file.exists() and pid_file.read_text() != "", "PostgreSQL starts")
-    postmaster = postmaster_of(data_dir)
-    assert service.stop(signal.SIGTERM) == 0
-    assert not is_alive(postmaster)
-    service.leaves_nothing()
+    for seconds in (0, 0.03, 0.06, 0.1, 0.2, 0.4):
+        service = start(data_dir=data_dir)
+        poll_until(lambda: pid_file.exists() and pid_file.read_text() != "", "PostgreSQL starts")
+        postmaster = postmaster_of(data_dir)
+        time.sleep(seconds)
+        assert service.stop(signal.SIGTERM) == 0, service.errors
+        assert not is_alive(postmaster)
+        service.leaves_nothing()
 
 
 def test_a_process_that_has_the_number_of_an_earlier_server_is_left_alone(data_dir: Path) -> None:

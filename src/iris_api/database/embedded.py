@@ -24,6 +24,7 @@ from sqlalchemy import URL
 from iris_api.database.privileges import as_ordinary_user, hand_over
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
+from iris_api.signals import held
 
 _USER = _DATABASE = "iris"
 _LONGEST_SOCKET_PATH = 103  # bytes: sun_path of the BSDs, less its NUL; Linux has a few more
@@ -96,13 +97,17 @@ class EmbeddedPostgres:
             report(f"Creating a PostgreSQL 18 database in {self.folder}")
             self._initialise()
         self._stop_orphan(report)
-        process = self._start()
+        process: subprocess.Popen[bytes] | None = None
         try:
-            self._wait_until_ready(process)
+            with held() as is_asked:
+                process = self._start()
+                self._wait_until_ready(process, is_asked)
             report(f"PostgreSQL 18 runs on {self.folder}")
             yield
         finally:
-            _stop(process)
+            if process is not None:
+                with held():
+                    _stop(process)
 
     def _initialise(self) -> None:
         """Build the cluster aside and rename it, so that it is there whole or not at all."""
@@ -139,9 +144,13 @@ class EmbeddedPostgres:
                 start_new_session=True,  # the terminal's Ctrl-C goes to the service, which ends it
             )  # fmt: skip
 
-    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait_until_ready(
+        self, process: subprocess.Popen[bytes], is_given_up: Callable[[], bool]
+    ) -> None:
         deadline = time.monotonic() + _START_SECONDS
         while not (self._pid_file_line(1) == str(process.pid) and self.is_ready()):
+            if is_given_up():
+                return
             if process.poll() is not None or time.monotonic() > deadline:
                 _stop(process)
                 raise ConfigurationError(
@@ -166,13 +175,14 @@ class EmbeddedPostgres:
             (self.folder / _PID_FILE).unlink(missing_ok=True)
 
     def _run(self, program: str, *arguments: str, text: str = "", check: bool = True) -> None:
-        result = subprocess.run(  # noqa: S603, the wheel's own programs
-            [*as_ordinary_user(), str(self._bin / program), *arguments],
-            input=text,
-            text=True,
-            capture_output=True,
-            check=False,
-        )
+        with held():
+            result = subprocess.run(  # noqa: S603, the wheel's own programs
+                [*as_ordinary_user(), str(self._bin / program), *arguments],
+                input=text,
+                text=True,
+                capture_output=True,
+                check=False,
+            )
         if check and result.returncode:
             raise ConfigurationError(
                 f"The embedded PostgreSQL's {program} failed; set IRIS_DATABASE_URL to use another "

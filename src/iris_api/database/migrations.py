@@ -12,6 +12,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from iris_api import signals
 from iris_api.database.crud import ping
 from iris_api.database.embedded import Report
 from iris_api.database.failures import (
@@ -90,7 +91,7 @@ def migrate(settings: Settings, *, report: Report = lambda _message: None) -> st
     ``settings.migration_timeout`` seconds each, and reports that it does. Does not wait where
     PostgreSQL refuses until somebody has changed something. Raises `ConfigurationError`.
     """
-    current = asyncio.run(_wait_for_revision(settings, report))
+    current = signals.run(_wait_for_revision(settings, report))
     if current is not None and current not in known_revisions():
         report(f"A newer release has migrated to {current} already; this one serves on that, too")
         return current

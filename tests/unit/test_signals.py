@@ -1,0 +1,141 @@
+"""Signals that ask for an end are heard at once where that does no harm, else soon."""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+
+import pytest
+
+from iris_api import signals
+
+ASKING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.fixture(autouse=True)
+def hearing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(signals, "_state", signals._State())
+    before = {number: signal.getsignal(number) for number in ASKING}
+    signals.end_on_signals()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", ASKING)
+def test_a_signal_unwinds_the_stack_and_exits_with_0(number: signal.Signals) -> None:
+    done: list[str] = []
+
+    def work() -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            done.append("undone")
+
+    with pytest.raises(SystemExit) as ended:
+        work()
+    assert ended.value.code == 0
+    assert done == ["undone"]
+
+
+def test_what_nohup_has_ignored_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals.end_on_signals()
+    signal.raise_signal(signal.SIGHUP)
+
+
+def test_a_held_block_is_not_broken_off_and_is_the_last() -> None:
+    done: list[str] = []
+
+    def work() -> None:
+        with signals.held() as is_asked:
+            assert not is_asked()
+            with signals.held(lambda: done.append("told")):
+                signal.raise_signal(signal.SIGTERM)
+                done.append("inner")
+            assert is_asked()
+            done.append("outer")
+        done.append("beyond")
+
+    with pytest.raises(SystemExit):
+        work()
+    assert done == ["told", "inner", "outer"]
+
+
+@signals.held()
+def _fail_amid_a_signal() -> None:
+    signal.raise_signal(signal.SIGTERM)
+    raise LookupError("a program fails that the terminal has told as well")
+
+
+def test_an_error_of_a_held_block_gives_way_to_the_end() -> None:
+    with pytest.raises(SystemExit):
+        _fail_amid_a_signal()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_a_destructor_has_swallowed_is_heard_at_the_next_block() -> None:
+    class Ends:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    told = []
+    ends = Ends()
+    del ends
+    with pytest.raises(SystemExit), signals.held(lambda: told.append(True)):
+        assert told == [True]
+
+
+async def _rest(done: list[str]) -> str:
+    try:
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.sleep(0)
+        done.append("undone")
+    return "never"
+
+
+async def _ended_by_its_loop(done: list[str]) -> None:
+    asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)
+    await _rest(done)
+
+
+async def _ended_by_itself(done: list[str]) -> None:
+    signal.raise_signal(signal.SIGTERM)
+    done.append("not broken off")
+    await _rest(done)
+
+
+async def _ended_while_it_sleeps(done: list[str]) -> None:
+    number = threading.main_thread().ident
+    assert number is not None
+    timer = threading.Timer(0.1, signal.pthread_kill, [number, signal.SIGTERM])
+    timer.start()
+    try:
+        await _rest(done)
+    finally:
+        timer.join()
+
+
+@pytest.mark.parametrize("main", [_ended_by_its_loop, _ended_by_itself, _ended_while_it_sleeps])
+def test_a_loop_is_not_broken_off_but_its_task_is_cancelled(
+    main: Callable[[list[str]], Coroutine[None, None, None]],
+) -> None:
+    done: list[str] = []
+    with pytest.raises(SystemExit):
+        signals.run(main(done))
+    assert done[-1] == "undone"
+
+
+def test_a_loop_that_no_signal_disturbs_gives_its_result() -> None:
+    async def main() -> str:
+        await asyncio.sleep(0)
+        return "result"
+
+    assert signals.run(main()) == "result"
+    with pytest.raises(LookupError):
+        signals.run(_fails())
+
+
+async def _fails() -> None:
+    raise LookupError
