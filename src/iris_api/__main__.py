@@ -1,6 +1,19 @@
-"""``python -m iris_api`` is ``iris-api``."""
+"""The program: ``iris-api``, or ``python -m iris_api``.
 
-from iris_api.cli import main
+It hears signals before it imports the rest, which takes seconds: as the first process of a
+container, it would be deaf to them, and be killed.
+"""
+
+from iris_api.signals import end_on_signals
+
+
+def main() -> None:
+    """Run the command line."""
+    end_on_signals()
+    from iris_api import cli  # noqa: PLC0415, see above
+
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

@@ -13,7 +13,6 @@ from rich.table import Table
 from iris_api.inference.artifact import Scores
 from iris_api.observability.logging import configure_logging, wants_console
 from iris_api.settings import Settings, load_settings, misspelt_settings
-from iris_api.signals import end_on_signals
 
 _EXAMPLE = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 
@@ -85,7 +84,6 @@ The predictions are in {database}, the model in {settings.model_dir}. Ctrl-C sto
 
 def begin() -> tuple[Settings, Narrator]:
     """Do what every command does first."""
-    end_on_signals()
     settings = load_settings()
     configure_logging(settings)
     narrator = Narrator(settings)

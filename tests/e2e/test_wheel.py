@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def wheel(tmp_path: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps"]
-    subprocess.run([*pip, "--wheel-dir", tmp_path, ROOT], check=True, capture_output=True)
+    offline = ["--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, *offline, "--wheel-dir", tmp_path, ROOT], check=True, capture_output=True)
     [wheel] = tmp_path.glob("*.whl")
     return wheel
 

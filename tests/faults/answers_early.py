@@ -9,7 +9,7 @@ from typing import Any
 
 from asyncpg.transaction import Transaction
 
-from iris_api.cli import main
+from iris_api.__main__ import main
 
 _TURNS = 30
 """Of the event loop, in which the answers are written; there is no other delay."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 
@@ -139,3 +141,22 @@ def test_a_loop_that_no_signal_disturbs_gives_its_result() -> None:
 
 async def _fails() -> None:
     raise LookupError
+
+
+_TOLD_AMID_IMPORTS = """
+import signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "iris_api.cli":
+            signal.raise_signal(signal.SIGHUP)
+
+sys.meta_path.insert(0, Finder())
+from iris_api.__main__ import main
+main()
+"""
+
+
+def test_a_signal_is_heard_before_all_is_imported() -> None:
+    result = subprocess.run([sys.executable, "-c", _TOLD_AMID_IMPORTS], check=False)
+    assert result.returncode == 0
