@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from sqlalchemy import URL
+from tests.ports import free_port
 
 from iris_api.database.privileges import as_ordinary_user
 
@@ -61,9 +62,7 @@ class PgBouncer:
     def __init__(self, server: URL, folder: Path) -> None:
         program = shutil.which("pgbouncer", path=PATH)
         assert program, "install pgbouncer, or choose another IRIS_TEST_DATABASE"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port: int = probe.getsockname()[1]
+        self._port = free_port()
         self.url = server.set(host="127.0.0.1", port=self._port, query={})
         """Where it answers, as the server's user."""
         file = folder / "pgbouncer.ini"

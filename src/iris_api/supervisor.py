@@ -17,8 +17,9 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 from iris_api.listener import SECONDS_TO_CONNECT, turn_away
 
 _SECONDS_BETWEEN_SIGNALS = 0.1
+_SECONDS_TO_NOTE = 0.05
 SECONDS_UNTIL_NOTED = 0.5
-"""What the parent may take to note a signal, which the workers may get as well."""
+"""What the parent may take to note a signal, which the workers may get as well, if it is busy."""
 SECONDS_TO_LEAVE = SECONDS_UNTIL_NOTED + _SECONDS_BETWEEN_SIGNALS + SECONDS_TO_CONNECT
 _SECONDS_TO_ANSWER = 0.01
 _SECONDS_TO_BEGIN = 100
@@ -57,6 +58,22 @@ class _Worker(Process):
         self.child_conn.send(self._server.started)
 
 
+class _Exit(threading.Event):
+    """uvicorn's event to exit, but who waits for it is not kept from a signal that has come."""
+
+    def __init__(self, signals: list[int]) -> None:
+        super().__init__()
+        self._signals = signals
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Return whether it is set, after ``timeout`` seconds or a signal at the latest."""
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while not self._signals and time.monotonic() < end:
+            if super().wait(_SECONDS_TO_NOTE):
+                return True
+        return self.is_set()
+
+
 class Supervisor(Multiprocess):
     """uvicorn's parent of the workers, but never deaf, neither while one hangs nor at the end.
 
@@ -67,6 +84,7 @@ class Supervisor(Multiprocess):
     def __init__(self, config: Config, sockets: list[socket.socket], delay: float) -> None:
         outlives_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as nohup has it
         super().__init__(config, sockets)
+        self.should_exit = _Exit(self.signal_queue)
         if outlives_terminal:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._delay = delay
@@ -118,6 +136,8 @@ class Supervisor(Multiprocess):
                 known.is_asked = True
             if worker.parent_conn.poll(_SECONDS_TO_ANSWER):
                 worker.parent_conn.recv()
+                if known.heard is None:
+                    log.info("a worker serves", pid=worker.pid)
                 known.is_asked = False
                 known.heard = time.monotonic()
                 self._has_served = True

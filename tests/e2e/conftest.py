@@ -7,8 +7,8 @@ from typing import Protocol
 import pytest
 from sqlalchemy import URL
 from tests.conftest import way_to
-from tests.e2e.service import Service, poll_until, serving
-from tests.e2e.stopping import connections_limit
+from tests.e2e.service import Service, serving
+from tests.e2e.workers import until_heard
 
 SECONDS = 1.0
 """What a client may take for each thing that it owes."""
@@ -49,8 +49,9 @@ def begin(start: Start, database: URL, data_dir: Path) -> Callable[..., Service]
 
     def begin(**settings: object) -> Service:
         service = start(**way_to(database), data_dir=data_dir, **settings).until_ready()
-        limit = 8 * int(str(settings.get("workers", 1)))
-        poll_until(lambda: connections_limit(service) == limit, "all workers have begun")
+        workers = int(str(settings.get("workers", 1)))
+        if workers > 1:
+            until_heard(service, workers)
         return service
 
     return begin
@@ -80,5 +81,7 @@ def strict(
         keep_alive_timeout=2,
         max_header_bytes=MOST_HEADER_BYTES,
         max_body_bytes=MEGABYTE,
+        database_lock_timeout=30,
+        database_command_timeout=30,
     ) as service:
         yield service

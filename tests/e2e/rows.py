@@ -1,9 +1,11 @@
 """What is stored, and how a test keeps it from being stored for a while."""
 
+import asyncio
 import threading
 
+import asyncpg
 from sqlalchemy import URL
-from tests.conftest import execute
+from tests.conftest import dsn_of
 from tests.e2e.service import poll_until
 from tests.integration.support import fetch
 
@@ -14,28 +16,32 @@ def count_predictions(database: URL) -> int:
 
 
 class HeldUp:
-    """No row can be inserted for so many seconds, from another thread, from now on.
+    """No row can be inserted for the length of the block, or for so many seconds of it.
 
-    In ``ACCESS EXCLUSIVE`` mode, none can be read either.
+    In ``ACCESS EXCLUSIVE`` mode, none can be read either. Another thread holds the lock.
     """
 
-    def __init__(self, database: URL, seconds: float, mode: str = "SHARE") -> None:
-        statement = (
-            f"BEGIN; LOCK iris_predictions IN {mode} MODE; SELECT pg_sleep({seconds}); COMMIT"
-        )
-        self._thread = threading.Thread(target=execute, args=(database, statement))
+    def __init__(self, database: URL, seconds: float | None = None, mode: str = "SHARE") -> None:
         self._database = database
-        self._mode = mode.title().replace(" ", "") + "Lock"
+        self._seconds = seconds
+        self._mode = mode
+        self._held, self._released = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._hold()))
 
     def __enter__(self) -> None:
         self._thread.start()
-        poll_until(self._is_held, "the table is locked")
+        poll_until(self._held.is_set, "the table is locked")
 
     def __exit__(self, *_: object) -> None:
+        self._released.set()
         self._thread.join()
 
-    def _is_held(self) -> bool:
-        query = (
-            "SELECT mode FROM pg_locks WHERE granted AND relation = 'iris_predictions'::regclass"
-        )
-        return (self._mode,) in fetch(self._database, query)
+    async def _hold(self) -> None:
+        connection = await asyncpg.connect(dsn_of(self._database))
+        try:
+            async with connection.transaction():
+                await connection.execute(f"LOCK iris_predictions IN {self._mode} MODE")
+                self._held.set()
+                await asyncio.to_thread(self._released.wait, self._seconds)
+        finally:
+            await connection.close()

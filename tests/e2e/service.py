@@ -4,12 +4,11 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from httpx2 import AsyncClient
 from sqlalchemy import URL
 from tests.conftest import way_to
+from tests.ports import free_port
 
 SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 _PATIENCE = 90  # seconds; nothing here takes a tenth of it on an idle machine
@@ -31,21 +31,13 @@ def poll_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def is_alive(pid: int) -> bool:
     """Whether a process runs; one that has ended and waits for its parent does not."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError:  # which reading may meet as well
+        return False
     except FileNotFoundError:  # no such folder on this system, or ended just now
         return Path("/proc/self").exists() is False
 
@@ -165,7 +157,7 @@ class Service:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        if not self._is_gone():
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
 

@@ -1,9 +1,8 @@
 """A service that is told to stop, and does."""
 
-import re
+import signal
 import time
 from http.client import HTTPConnection, HTTPResponse
-from urllib.request import urlopen
 
 import pytest
 from tests.e2e.raw import BODY
@@ -12,14 +11,6 @@ from tests.e2e.service import Service, poll_until
 LONG = 60
 """Seconds that no test here waits for: what takes them has failed."""
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
-
-
-def connections_limit(service: Service) -> float:
-    """The connections that all workers together may have, which each adds to when it begins."""
-    with urlopen(f"{service.url}/metrics") as response:  # noqa: S310, the test.s own server
-        text = response.read().decode()
-    [value] = re.findall(r"^iris_database_connections_limit (\S+)$", text, re.MULTILINE)
-    return float(value)
 
 
 def ask(service: Service, method: str, path: str, *, patience: float = 30) -> HTTPResponse:
@@ -51,3 +42,9 @@ def assert_ends(service: Service, seconds: float) -> None:
     assert time.monotonic() - began < seconds + LONG / 3
     service.leaves_nothing()
     assert "Traceback" not in service.errors
+
+
+def assert_stops_now(service: Service) -> None:
+    """The service, which was told to stop, ends at the second signal, though its delay is long."""
+    service.process.send_signal(signal.SIGTERM)
+    assert_ends(service, 0)

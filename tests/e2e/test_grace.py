@@ -32,15 +32,15 @@ def test_a_request_is_told_what_became_of_it(
             folder, database, data_dir=data_dir, shutdown_delay=0, shutdown_timeout=1, **PATIENT
         ) as service,
         connected(service) as raw,
-        HeldUp(database, 4, mode),
     ):
-        raw.send(asked)
-        poll_until(lambda: is_blocked(database), "the request waits for the lock")
-        service.process.send_signal(signal.SIGTERM)
-        detail = raw.refusal(503, slug)["detail"]
+        with HeldUp(database, mode=mode):
+            raw.send(asked)
+            poll_until(lambda: is_blocked(database), "the request waits for the lock")
+            service.process.send_signal(signal.SIGTERM)
+            detail = raw.refusal(503, slug)["detail"]
         assert "The service is stopping" in detail
         assert told in detail
-        assert_ends(service, 4)
+        assert_ends(service, 1)
 
 
 def is_blocked(database: URL) -> bool:

@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import URL
 from tests.conftest import way_to
 from tests.e2e.conftest import Start
-from tests.e2e.service import Service, free_port, poll_until
+from tests.e2e.service import Service, poll_until
+from tests.ports import free_port
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "healthcheck.py"
 NO_PROXY = "http://127.0.0.1:9"

@@ -64,7 +64,7 @@ def test_the_keys_of_a_terminal_stop_it_at_once(
 
 
 @WORKERS
-@pytest.mark.parametrize("delay", [0, 1])
+@pytest.mark.parametrize("delay", [0, 3])
 def test_a_terminal_that_is_closed_stops_it_by_degrees(
     begin: Callable[..., Service], workers: int, delay: int
 ) -> None:

@@ -1,13 +1,11 @@
 """Several workers: they share the work; and what becomes of those that die, hang, or are slow."""
 
 import asyncio
-import json
 import re
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
@@ -16,13 +14,12 @@ from sqlalchemy import URL
 from tests.conftest import way_to
 from tests.e2e.conftest import Start
 from tests.e2e.service import SETOSA, Service, is_alive, poll_until
-from tests.e2e.stopping import assert_ends, connections_limit
+from tests.e2e.stopping import assert_ends
+from tests.e2e.workers import ends_told, heard, until_heard
 from tests.faults.processes import send
 from tests.faults.services import workers_of
 
 WORKERS = 2
-SECONDS_UNTIL_HEARD = 2
-"""The parent asks a worker twice a second whether it serves."""
 WRITERS = "SELECT count(DISTINCT backend) FROM iris_predictions"
 
 
@@ -64,20 +61,13 @@ async def test_two_workers_share_the_work_and_the_metrics(
     assert "Traceback" not in service.errors
 
 
-def told(service: Service) -> list[dict[str, Any]]:
-    """What the parent has logged of its workers; a worker's last words may stand between."""
-    lines = map(json.loads, re.findall(r"^{.*}$", service.errors, re.MULTILINE))
-    return [line for line in lines if "a worker" in line["event"]]
-
-
 def test_a_worker_that_dies_is_replaced_at_once_and_told_of(begin: Callable[..., Service]) -> None:
     service = begin(workers=WORKERS)
     victim, other = workers_of(service)
-    time.sleep(SECONDS_UNTIL_HEARD)
     send(signal.SIGKILL, [victim])
     poll_until(lambda: len(set(workers_of(service)) - {victim}) == WORKERS, "it is replaced")
     assert other in workers_of(service)
-    [line] = told(service)
+    [line] = ends_told(service)
     assert (line["pid"], line["exit_code"], line["next_in_s"]) == (victim, -signal.SIGKILL, 0)
     assert line["level"] == "warning"
     assert service.stop() == 0
@@ -85,9 +75,10 @@ def test_a_worker_that_dies_is_replaced_at_once_and_told_of(begin: Callable[...,
 
 @pytest.mark.parametrize("index", range(WORKERS))
 def test_a_worker_that_dies_before_it_was_looked_at_twice_does_not_end_the_service(
-    begin: Callable[..., Service], index: int
+    start: Start, database: URL, data_dir: Path, index: int
 ) -> None:
-    service = begin(workers=WORKERS)
+    service = start(**way_to(database), data_dir=data_dir, workers=WORKERS).until_ready()
+    time.sleep(0.1)  # in which a worker tells the parent, who looks twice a second
     victim = workers_of(service)[index]
     send(signal.SIGKILL, [victim])
     poll_until(lambda: len(set(workers_of(service)) - {victim}) == WORKERS, "it is replaced")
@@ -97,7 +88,7 @@ def test_a_worker_that_dies_before_it_was_looked_at_twice_does_not_end_the_servi
 def test_sigttin_begins_one_worker_more(begin: Callable[..., Service]) -> None:
     service = begin(workers=WORKERS)
     service.process.send_signal(signal.SIGTTIN)
-    poll_until(lambda: connections_limit(service) == 8 * (WORKERS + 1), "it serves")
+    until_heard(service, WORKERS + 1)
     assert len(workers_of(service)) == WORKERS + 1
     assert service.stop() == 0
 
@@ -105,10 +96,9 @@ def test_sigttin_begins_one_worker_more(begin: Callable[..., Service]) -> None:
 def test_a_worker_that_hangs_is_replaced(begin: Callable[..., Service]) -> None:
     service = begin(workers=WORKERS)
     victim, _ = workers_of(service)
-    time.sleep(SECONDS_UNTIL_HEARD)
     send(signal.SIGSTOP, [victim])
     poll_until(lambda: len(set(workers_of(service)) - {victim}) == WORKERS, "it is replaced")
-    [line] = told(service)
+    [line] = ends_told(service)
     assert (line["event"], line["pid"]) == ("a worker hung, and was killed", victim)
     assert service.stop() == 0
 
@@ -116,14 +106,13 @@ def test_a_worker_that_hangs_is_replaced(begin: Callable[..., Service]) -> None:
 def test_a_worker_that_takes_long_to_begin_is_waited_for(begin: Callable[..., Service]) -> None:
     service = begin(workers=WORKERS)
     victim, other = workers_of(service)
-    time.sleep(SECONDS_UNTIL_HEARD)
     send(signal.SIGKILL, [victim])
     poll_until(lambda: len(set(workers_of(service)) - {victim}) == WORKERS, "another begins")
     [slow] = set(workers_of(service)) - {victim, other}
     send(signal.SIGSTOP, [slow])
     time.sleep(7)  # longer than one that serves may be silent
     send(signal.SIGCONT, [slow])
-    poll_until(lambda: connections_limit(service) == 8 * WORKERS, "it serves")
+    poll_until(lambda: slow in heard(service), "it serves")
     assert set(workers_of(service)) == {slow, other}
     assert service.stop() == 0
 
@@ -135,10 +124,9 @@ def test_workers_that_cannot_begin_are_begun_ever_less_often(begin: Callable[...
     [folder] = map(Path, re.findall(r"PROMETHEUS_MULTIPROC_DIR=([^\0]+)", environment))
     folder.rename(folder.with_suffix(".old"))
     folder.touch()
-    time.sleep(SECONDS_UNTIL_HEARD)
     send(signal.SIGKILL, [victim])
-    poll_until(lambda: len(told(service)) >= 3, "two have failed after it")
-    assert [line["next_in_s"] for line in told(service)[:3]] == [0, 1, 2]
+    poll_until(lambda: len(ends_told(service)) >= 3, "two have failed after it")
+    assert [line["next_in_s"] for line in ends_told(service)[:3]] == [0, 1, 2]
     folder.unlink()  # as good as tidied away
     poll_until(lambda: len(workers_of(service)) == WORKERS, "the next one finds its way")
     assert other in workers_of(service)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from tests.e2e.service import free_port, poll_until
+from tests.e2e.service import poll_until
 from tests.faults.services import is_ready
+from tests.ports import free_port
 
 _SHIPPED = Path(__file__).parents[2] / "deploy" / "nginx.conf"
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")

@@ -4,9 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.service import Service, environment, free_port
+from tests.e2e.service import Service, environment
 from tests.faults.processes import children, command_of
 from tests.faults.wire import Answer, LostError, RefusedError, get
+from tests.ports import free_port
 
 
 def start_program(program: str, folder: Path, **settings: object) -> Service:

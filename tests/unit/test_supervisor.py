@@ -1,12 +1,13 @@
-"""What the parent of the workers does where none of them can start."""
+"""The parent of the workers: when it notes signals, and what it does where none of them starts."""
 
 import signal
 import socket
+import time
 
 from uvicorn import Config
 from uvicorn.supervisors.multiprocess import SIGNALS
 
-from iris_api.supervisor import Supervisor
+from iris_api.supervisor import Supervisor, _Exit
 
 
 def test_workers_that_end_before_any_has_served_end_their_parent() -> None:
@@ -22,3 +23,17 @@ def test_workers_that_end_before_any_has_served_end_their_parent() -> None:
             signal.signal(number, handler)
     assert supervisor.has_failed
     assert not any(worker.process.is_alive() for worker in supervisor.processes)
+
+
+def test_a_signal_is_noted_though_the_time_to_wait_is_not_over() -> None:
+    signals: list[int] = []
+    leave = _Exit(signals)
+    assert not leave.wait(0.01)
+    signals.append(signal.SIGTERM)
+    began = time.monotonic()
+    assert not leave.wait(600)
+    leave.set()
+    assert leave.wait()
+    signals.clear()
+    assert leave.wait()
+    assert time.monotonic() - began < 300
