@@ -13,7 +13,7 @@ from tests.faults.services import is_not_ready
 from tests.faults.wire import Connection, get, http
 from tests.proxy import Proxy
 
-_ALIVE_SECONDS = 2
+_ALIVE_SECONDS = 5
 _READY_SECONDS = 5
 
 

@@ -78,7 +78,7 @@ class Slow:
 def test_clients_are_slow(open_trial: OpenTrial) -> None:
     trial = open_trial("slow clients")
     allowed = 2
-    service = trial.serve(header_timeout=allowed, body_timeout=allowed)
+    service = trial.serve(header_timeout=allowed, body_timeout=allowed, request_timeout=60)
     clients = scaled(1000, at_least=100)
     announced = {"Content-Type": "application/json", "Content-Length": "1000"}
     headers = http("POST", "/predict", announced)
@@ -90,7 +90,7 @@ def test_clients_are_slow(open_trial: OpenTrial) -> None:
             trial.until_recovered(service.port, since=time.monotonic())
     trial.conclude(service.port)
     assert Counter(end.status for end in ends) == {408: clients}
-    assert max(end.seconds for end in ends) < allowed + 2
+    assert max(end.seconds for end in ends) < allowed + 20, "long before anything else ends them"
 
 
 async def be_slow(port: int, at_once: bytes, slowly: bytes) -> Slow:

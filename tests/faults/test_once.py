@@ -5,6 +5,7 @@ import random
 import re
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import asyncpg
 from tests.faults.asking import Outcome, Request, flower
@@ -25,7 +26,9 @@ NEIGHBOURS = 20
 
 def test_equal_keys_at_once(open_trial: OpenTrial) -> None:
     trial = open_trial("equal keys at once, predict")
-    services = [trial.start() for _ in range(PROCESSES)]
+    waits = ("database_lock", "database_command", "request")
+    patient: dict[str, Any] = {f"{wait}_timeout": 30 for wait in waits}
+    services = [trial.start(**patient) for _ in range(PROCESSES)]
     ports = [service.until_ready().port for service in services]
     send_copies(trial, ports, None)
     trial.go_on("equal keys at once, batch")

@@ -33,6 +33,12 @@ def limits_of(app: FastAPI) -> Any:
     return limits
 
 
+def bound_requests(app: FastAPI, seconds: float) -> None:
+    """Let requests take so long from now on."""
+    limits = limits_of(app)
+    limits.settings = limits.settings.model_copy(update={"request_timeout": seconds})
+
+
 async def assert_idle(app: FastAPI) -> None:
     """Fail where something of a request that has ended is left."""
     limits = limits_of(app)

@@ -8,16 +8,19 @@ from httpx2 import AsyncClient
 from sqlalchemy import URL
 from tests.conftest import execute
 from tests.integration.support import SETOSA, assert_problem, count_rows, running
-from tests.integration.trouble import running_unpooled, set_everywhere, until_pooler_tries_again
+from tests.integration.trouble import (
+    END_CONNECTIONS,
+    predict_once_noticed,
+    running_unpooled,
+    set_everywhere,
+    until_pooler_tries_again,
+)
 
 from iris_api.database.session import refuse_unsafe
 from iris_api.errors import DatabaseUnsafe
 from iris_api.settings import Settings
 
 SAFE = ["on", "local", "remote_write", "remote_apply"]
-END_CONNECTIONS = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'iris-api'"
-)
 BATCH = {"items": [SETOSA] * 3}
 
 
@@ -112,6 +115,7 @@ async def test_a_database_that_becomes_unsafe_is_noticed_at_the_next_connection(
         assert (await client.post("/predict", json=SETOSA)).status_code == 200
         await asyncio.to_thread(set_commit, database, "off")
         await connection.execute(END_CONNECTIONS)
+        await predict_once_noticed(client)
         await assert_refused(client)
 
 

@@ -12,17 +12,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tests.conftest import execute
 from tests.integration.routes import CLOSED, ask, assert_unauthorized
 from tests.integration.support import SETOSA, assert_problem, client_of, make_key, started
-from tests.integration.trouble import predict_once_noticed, until_pooler_tries_again
+from tests.integration.trouble import (
+    END_CONNECTIONS,
+    predict_once_noticed,
+    until_pooler_tries_again,
+)
 
 from iris_api.database import keyring
 from iris_api.database.api_keys import Caller, create_api_key, find_callers, revoke_api_key
 from iris_api.database.keyring import Keyring
 from iris_api.database.session import one_session
 from iris_api.settings import Settings
-
-END_CONNECTIONS = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'iris-api'"
-)
 
 
 async def test_a_key_expires_on_time(guarded: FastAPI, keyed: Settings) -> None:

@@ -13,6 +13,7 @@ from tests.conftest import execute, settings_for
 from tests.integration.states import PARTS, assert_alive, checks
 from tests.integration.support import SETOSA, assert_problem, running
 from tests.integration.trouble import (
+    END_CONNECTIONS,
     predict_once_noticed,
     running_unpooled,
     set_everywhere,
@@ -25,9 +26,6 @@ from iris_api.errors import DatabaseUnavailable
 from iris_api.settings import Settings
 
 POOR = "iris_without_rights"
-END_CONNECTIONS = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'iris-api'"
-)
 
 
 @pytest.fixture

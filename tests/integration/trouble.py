@@ -13,6 +13,12 @@ from tests.integration.support import SETOSA, client_of, started
 
 from iris_api.settings import Settings
 
+END_CONNECTIONS = """
+    SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
+    WHERE application_name = 'iris-api'
+"""
+"""Ends all of the services' connections, and waits until they have ended."""
+
 
 @asynccontextmanager
 async def running_unpooled(

@@ -12,6 +12,7 @@ import pytest
 import structlog
 from structlog.typing import EventDict
 
+from iris_api.observability import standard_error
 from iris_api.observability.standard_error import unblocked
 
 LINE = "0123456789" * 10 + "\n"
@@ -88,8 +89,11 @@ def test_a_reader_who_does_not_read_stops_nobody_and_learns_what_is_lost(
     assert len(told) == 1
 
 
-def test_a_reader_who_is_slow_gets_all_of_it(ends: tuple[int, TextIO]) -> None:
+def test_a_reader_who_is_slow_gets_all_of_it(
+    ends: tuple[int, TextIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
     reading, stream = ends
+    monkeypatch.setattr(standard_error, "_PATIENCE_MS", 60_000)
     text = LINE * MANY
     received: list[bytes] = []
 

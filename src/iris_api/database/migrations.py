@@ -127,13 +127,13 @@ async def _wait_for_revision(settings: Settings, report: Report) -> str | None:
                 reason = as_told_to_operators(problem)
                 if advice_on(problem.__cause__) is not None:
                     raise ConfigurationError(reason) from problem
+                if not is_told:
+                    report(f"Waiting up to {settings.migration_timeout:g} s: {reason}")
+                    is_told = True
                 if time.monotonic() > deadline:
                     raise ConfigurationError(
                         f"{reason} Waited {settings.migration_timeout:g} s."
                     ) from problem
-                if not is_told:
-                    report(f"Waiting up to {settings.migration_timeout:g} s: {reason}")
-                    is_told = True
             await asyncio.sleep(0.2)
     finally:
         await engine.dispose()
