@@ -122,9 +122,8 @@ def way_to(url: URL) -> dict[str, object]:
 
 
 def settings_for(url: URL, data_dir: Path = Path(".iris"), **changes: object) -> Settings:
-    """The settings of a service on this database, patient with a machine that is busy."""
-    patient = {"database_lock_timeout": 30, "database_command_timeout": 30}
-    return Settings.model_validate({**way_to(url), "data_dir": data_dir, **patient, **changes})
+    """The settings of a service on this database."""
+    return Settings.model_validate({**way_to(url), "data_dir": data_dir, **changes})
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,10 @@
 import time
 
 import pytest
-from sqlalchemy import URL, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
-from tests.conftest import DATABASE, way_to
+from tests.conftest import DATABASE
 
 from iris_api.database.failures import sqlstate_of
 from iris_api.settings import Settings
@@ -18,12 +18,6 @@ BOUNDS = {
     "client_connection_check_interval": "1s",
 }
 QUERY_CANCELED = "57014"
-
-
-@pytest.fixture
-def settings(database: URL) -> Settings:
-    """The defaults, which are less patient than what other tests have."""
-    return Settings.model_validate(way_to(database))
 
 
 def test_the_tests_go_where_they_say_that_they_do(settings: Settings) -> None:
