@@ -145,10 +145,10 @@ def is_answering(service: Service) -> bool:
 
 def test_all_workers_tell_their_clients_to_go_elsewhere(begin: Callable[..., Service]) -> None:
     """Those to whom nobody has spoken before the signal, as well."""
-    service = begin(workers=3, shutdown_delay=10 * LONG)
+    service = begin(workers=3, shutdown_delay=10)
     service.process.send_signal(signal.SIGTERM)
     until_unready(service)
     poll_until(lambda: all(is_unready(service) for _ in range(16)), "no worker is ready any more")
     for _ in range(50):
         assert ask(service, "GET", "/livez").getheader("Connection") == "close"
-    assert_stops_now(service)
+    assert_ends(service, 10)
