@@ -64,6 +64,7 @@ def test_the_service_is_told_to_end(open_trial: OpenTrial) -> None:
         "shutdown_delay": SHUTDOWN_DELAY,
         **dict.fromkeys(["header_timeout", "body_timeout", "request_timeout"], 600),
     }
+    promised = timeout + SHUTDOWN_DELAY + 3  # docs/promises.md, 6
     service = trial.serve(**bounds)
     assert trial.probe(service.port, trial.journal.new_request(1000)).state == "ok"
     for _ in trial.rounds(3):
@@ -74,7 +75,7 @@ def test_the_service_is_told_to_end(open_trial: OpenTrial) -> None:
             answer_of_one_that_ends(trial, service.port)
             assert unsent_bytes(service.port, reader) > 0
             assert service.wait() == 0
-            assert time.monotonic() - told < timeout + SHUTDOWN_DELAY + 20
+            assert time.monotonic() - told < promised
         service.leaves_nothing()
         service = trial.serve(port=service.port, **bounds)
     trial.conclude(service.port, REFUSED)

@@ -211,9 +211,8 @@ def test_a_body_beside_an_offer_to_upgrade_is_no_request(service: Service, store
     raw = head("/predict", JSON, length_of(GOOD_REQUEST), *UPGRADE)
     with Wire(service.port) as wire:
         wire.send(raw)
-        ask(
-            service, b"GET /model HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        )  # it has taken the head by now, so what follows comes on its own
+        # Another's answer: it has taken the head by now, so what follows comes on its own.
+        ask(service, b"GET /model HTTP/1.1\r\nHost: localhost\r\n\r\n")
         wire.send(GOOD_REQUEST)
         answers = [wire.read() for _ in range(2) if wire.is_answered(0.5)]
     rows = stored.new()
