@@ -10,6 +10,7 @@ import asyncio
 import os
 import re
 import shutil
+import signal
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
@@ -39,6 +40,7 @@ TEMPLATE = "iris_template"
 
 for name in [name for name in os.environ if re.match("IRIS_(?!TEST_)", name)]:
     del os.environ[name]  # the developer's own settings must not leak into a test
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nor what nohup ignores, into the tests' servers
 
 
 def _engine_answers() -> bool:
