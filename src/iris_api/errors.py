@@ -21,6 +21,7 @@
         ├── RateLimited           429
         ├── HeadersTooLarge       431
         ├── InternalError         500
+        ├── NotStored             500
         └── Unavailable           503
             ├── Overloaded
             ├── DeadlineExceeded
@@ -245,6 +246,24 @@ class InternalError(Problem):
     title = "The service failed"
 
 
+class NotStored(Problem):
+    """PostgreSQL refused the prediction, or did not store it as it was sent; nothing was stored.
+
+    Neither the request nor the service is at fault, but something that was added to the tables.
+    """
+
+    slug = "not-stored"
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    title = "PostgreSQL did not store the prediction"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"{reason} Nothing was stored. The operators have to look at the triggers, rules, "
+            "row-level security policies, constraints and columns of iris_predictions and "
+            "idempotency_keys; the service's log says what PostgreSQL said."
+        )
+
+
 class Unavailable(Problem):
     """The service cannot answer now, but may soon; ``Retry-After`` says when to ask again."""
 
@@ -298,10 +317,10 @@ class DatabaseUnsafe(Unavailable):
 
 
 class SchemaOutdated(Unavailable):
-    """The database's schema is older than this release."""
+    """The database's schema is older than this release, or another application's."""
 
     slug = "schema-outdated"
-    title = "The database's schema is outdated"
+    title = "The database's schema does not fit this release"
     retry_after = 30
 
 

@@ -65,7 +65,7 @@ async def test_a_row_that_postgresql_refuses_takes_the_batch_with_it(
 ) -> None:
     await connection.execute("ALTER TABLE iris_predictions ADD CHECK (sepal_length <> 4.0006)")
     response = await client.post("/predict/batch", json={"items": flowers(10)})
-    assert_problem(response, 500, "internal-error")
+    assert_problem(response, 500, "not-stored")
     assert await count_rows(connection) == 0
 
 

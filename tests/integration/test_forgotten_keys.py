@@ -95,7 +95,8 @@ async def test_a_key_that_is_forgotten_while_its_row_is_looked_for_is_not_called
         return await find(*args, **kwargs)
 
     monkeypatch.setattr(keyed_writes, "_find", forget_and_find)
-    assert_problem(await ask(client, "old"), 503, "outcome-unknown")
+    body = assert_problem(await ask(client, "old"), 503, "database-unavailable")
+    assert "Nothing was stored." in body["detail"]
     monkeypatch.undo()
     again = await ask(client, "old")
     assert again.status_code == 200

@@ -10,7 +10,7 @@ from tests.integration.trouble import until_blocked, writes_held_up
 from iris_api.database import IrisFeatures
 from iris_api.database.api_keys import ANYBODY
 from iris_api.database.writes import NewPrediction
-from iris_api.errors import DatabaseUnavailable, OutcomeUnknown
+from iris_api.errors import DatabaseUnavailable, NotStored, OutcomeUnknown
 from iris_api.inference import ClassPrediction
 from iris_api.settings import Settings
 
@@ -83,7 +83,8 @@ async def test_a_half_that_was_never_sent_is_not_called_unknown(
     ]
     record = app.state.resources.recorder.record
     refused, killed, *unsent = await asyncio.gather(*map(record, group), return_exceptions=True)
-    assert isinstance(refused, asyncpg.RaiseError)
+    assert isinstance(refused, NotStored)
+    assert isinstance(refused.__cause__, asyncpg.RaiseError)
     known = settings.database_pgbouncer  # as above
     assert isinstance(killed, DatabaseUnavailable if known else OutcomeUnknown)
     assert list(map(type, unsent)) == [DatabaseUnavailable] * 2
@@ -97,8 +98,9 @@ async def test_a_row_that_the_driver_cannot_encode_fails_alone(
     broken = NewPrediction.of(ANYBODY, row, ClassPrediction(2**40, "setosa", None, None))
     record = app.state.resources.recorder.record
     neighbour = asyncio.create_task(ask(client, SETOSA))
-    with pytest.raises(asyncpg.DataError, match="int32"):
+    with pytest.raises(NotStored) as refused:
         await record(broken)
+    assert isinstance(refused.value.__cause__, asyncpg.DataError)
     assert (await neighbour).status_code == 200
     assert len(await rows_in(connection)) == 1
 

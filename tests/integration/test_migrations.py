@@ -185,7 +185,7 @@ def test_a_wait_for_the_database_is_told_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"Check IRIS_DATABASE_URL.* Waited 0\.5 s"):
         migrate(settings, report=told.append)
     [line] = told
-    assert line.startswith("Waiting up to 0.5 s: PostgreSQL cannot be reached.")
+    assert line.startswith("Waiting up to 0.5 s: PostgreSQL cannot be reached: ")
 
 
 async def test_a_migration_waits_its_turn_for_a_bounded_time(empty_database: URL) -> None:

@@ -24,7 +24,7 @@ from iris_api.database import IrisFeatures, create_engine
 from iris_api.database.api_keys import ANYBODY
 from iris_api.database.pool import watch_of
 from iris_api.database.writes import NewPrediction, batch_transaction
-from iris_api.errors import DatabaseUnavailable
+from iris_api.errors import DatabaseUnavailable, NotStored
 from iris_api.inference import ClassPrediction
 from iris_api.settings import Settings
 
@@ -157,7 +157,7 @@ async def test_trouble_of_a_half_is_not_forgotten_for_the_other_half_was_refused
     ]
     record = app.state.resources.recorder.record
     outcomes = await asyncio.gather(*map(record, group), return_exceptions=True)
-    assert isinstance(outcomes[0], asyncpg.RaiseError)
+    assert isinstance(outcomes[0], NotStored)
     assert isinstance(outcomes[1], DatabaseUnavailable)
     assert "53100" in (await client.get("/readyz")).text
 

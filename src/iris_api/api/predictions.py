@@ -1,5 +1,6 @@
 """Read the history of predictions."""
 
+from datetime import datetime
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -10,7 +11,7 @@ from iris_api.api.limits import require_at_most
 from iris_api.api.problems import problem_responses
 from iris_api.api.reads import ReadRoute
 from iris_api.api.resources import ProcessResources, Session
-from iris_api.database.crud import get_prediction, list_predictions
+from iris_api.database.crud import get_prediction, list_predictions, settled_until
 from iris_api.database.cursor import Cursor
 from iris_api.database.schema import PageQuery, PredictionId, PredictionInDB, PredictionPage
 from iris_api.errors import (
@@ -28,7 +29,20 @@ router = APIRouter(
 )
 
 
-@router.get("/predictions", summary="List predictions, newest first", openapi_extra=SECURED)
+_SETTLED = "Settled-Until"
+_SETTLED_HEADER = {
+    "description": "With `since`: no prediction that is dated before this time will still appear. "
+    "Who polls passes it as the next `since`, and passes over the ids that it has already.",
+    "schema": {"type": "string", "format": "date-time"},
+}
+
+
+@router.get(
+    "/predictions",
+    summary="List predictions, newest first",
+    responses={200: {"headers": {_SETTLED: _SETTLED_HEADER}}},
+    openapi_extra=SECURED,
+)
 async def read_predictions(
     query: Annotated[PageQuery, Query()],
     request: Request,
@@ -39,6 +53,8 @@ async def read_predictions(
 ) -> PredictionPage:
     """One page. Follow the header `Link: <...>; rel="next"`, or pass `next_cursor` as `cursor`."""
     limit = _page_size(query, resources.max_page_items)
+    if query.since is not None:
+        response.headers[_SETTLED] = _rfc3339(await settled_until(session))
     page = await list_predictions(
         session,
         query,
@@ -79,6 +95,11 @@ def _page_size(query: PageQuery, most: int) -> int:
         return min(query.limit, most)
     require_at_most("query", "limit", query.limit, most)
     return query.limit
+
+
+def _rfc3339(instant: datetime) -> str:
+    """The time as the answers' JSON has it."""
+    return instant.isoformat().replace("+00:00", "Z")
 
 
 def _position(query: PageQuery) -> Cursor | None:

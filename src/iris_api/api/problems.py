@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from iris_api.database.causes import log_cause
 from iris_api.errors import (
     FieldError,
     Forbidden,
@@ -64,7 +65,11 @@ class ProblemDetails(BaseModel):
 
 
 def problem_response(problem: Problem, scope: Scope) -> Response:
-    """Render a problem. Nothing of the input is in it but the path and the names of fields."""
+    """Render a problem, and log its cause, if PostgreSQL or the operating system is that.
+
+    Nothing of the input is in it but the path and the names of fields.
+    """
+    log_cause(problem)
     body: dict[str, Any] = {
         "type": problem.type_uri(),
         "title": problem.title,

@@ -9,10 +9,11 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel
 
 from iris_api.batching import Batcher
-from iris_api.database.crud import ping
+from iris_api.database.causes import log_cause
+from iris_api.database.health import ping, try_to_store
 from iris_api.database.migrations import SchemaCheck
 from iris_api.database.session import SessionFactory
-from iris_api.errors import Problem
+from iris_api.errors import Problem, SchemaOutdated
 
 
 class Check(BaseModel):
@@ -23,6 +24,7 @@ class Check(BaseModel):
 
 
 Checks: TypeAlias = dict[str, Check]
+_ANSWERS = "PostgreSQL answers."
 
 
 class DatabaseCheck:
@@ -74,16 +76,25 @@ class DatabaseCheck:
             try:
                 await ping(session)
             except Problem as problem:
+                log_cause(problem)
                 return _failed(problem.detail, self._trouble())
             trouble = self._trouble()
             if trouble is not None:
-                return _failed("PostgreSQL answers.", trouble)
+                return _failed(_ANSWERS, trouble)
             try:
                 detail = f"At revision {await self._find_revision(session)}."
-                schema = Check(status="ok", detail=detail)
-            except Problem as problem:
+                await try_to_store(session)
+            except SchemaOutdated as problem:
+                log_cause(problem)
                 schema = Check(status="failed", detail=problem.detail)
-            return {"database": Check(status="ok", detail="PostgreSQL answers."), "schema": schema}
+                return {"database": Check(status="ok", detail=_ANSWERS), "schema": schema}
+            except Problem as problem:
+                log_cause(problem)
+                return _failed(f"{_ANSWERS} {problem.detail}", None)
+            return {
+                "database": Check(status="ok", detail=f"{_ANSWERS} It stores predictions."),
+                "schema": Check(status="ok", detail=detail),
+            }
 
 
 def _failed(detail: str, trouble: Problem | None) -> Checks:

@@ -7,19 +7,23 @@ then nothing was stored. How groups and batches are stored is `iris_api.database
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import Select, delete, func, select, tuple_
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Select, delete, func, select, text, tuple_
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm.exc import FlushError
 
 from iris_api.database.cursor import Cursor
-from iris_api.database.failures import is_outcome_unknown, translates_failures
+from iris_api.database.failures import (
+    is_outcome_unknown,
+    translates_failures,
+    translates_write_failures,
+)
 from iris_api.database.models import ANONYMOUS, IdempotencyKey, IrisPrediction
-from iris_api.database.pool import watch_of
 from iris_api.database.schema import PredictionFilters
-from iris_api.database.transactions import CancelledWhileStoring, driver_transaction
-from iris_api.errors import OutcomeUnknown
+from iris_api.database.transactions import CancelledWhileStoring
+from iris_api.errors import NotStored, OutcomeUnknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +34,24 @@ class Page:
     next_cursor: Cursor | None
 
 
-@translates_failures
+_SETTLED_UNTIL = text("""
+    SELECT least(now(), min(xact_start)) - interval '1 second'
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+""")
+"""A row's time is that of its transaction's begin; a transaction that has just begun may not be
+shown yet, hence the second."""
+
+
+@translates_write_failures
 async def create_prediction(session: AsyncSession, prediction: IrisPrediction) -> IrisPrediction:
     """Insert and commit one row, and return it with its ``id`` and ``created_at``.
 
-    Raises `OutcomeUnknown` where the connection broke during the commit, `CancelledWhileStoring`
-    where the caller was cancelled meanwhile.
+    Raises `NotStored` where PostgreSQL refuses the row, or stores another than was sent,
+    `OutcomeUnknown` where the connection broke during the commit, `CancelledWhileStoring` where
+    the caller was cancelled meanwhile.
     """
-    session.add(prediction)
-    await session.flush()
+    await _insert_as_sent(session, prediction)
     try:
         await session.commit()
     except asyncio.CancelledError as error:
@@ -48,6 +61,22 @@ async def create_prediction(session: AsyncSession, prediction: IrisPrediction) -
             raise OutcomeUnknown("PostgreSQL broke off during the commit.") from error
         raise
     return prediction
+
+
+async def _insert_as_sent(session: AsyncSession, prediction: IrisPrediction) -> None:
+    """Insert the row. Roll back and raise `NotStored` where it is not there, or is another."""
+    names = IrisPrediction.__table__.columns.keys()
+    sent = {name: value for name in names if (value := getattr(prediction, name)) is not None}
+    session.add(prediction)
+    try:
+        await session.flush()
+        await session.refresh(prediction)
+    except (FlushError, InvalidRequestError) as error:
+        await session.rollback()
+        raise NotStored("PostgreSQL stored no row.") from error
+    if any(getattr(prediction, name) != value for name, value in sent.items()):
+        await session.rollback()
+        raise NotStored("PostgreSQL stored other values than were sent.")
 
 
 @translates_failures
@@ -84,6 +113,17 @@ async def list_predictions(
     return Page(items, Cursor(items[-1].created_at, items[-1].id) if more else None)
 
 
+@translates_failures
+async def settled_until(session: AsyncSession) -> datetime:
+    """The time before which no prediction appears any more that is not in the history already.
+
+    Call it before the history is read. Predictions are dated by the begin of their transaction and
+    appear with its commit, so a batch may appear behind predictions that are younger.
+    """
+    settled: datetime = await session.scalar(_SETTLED_UNTIL)
+    return settled
+
+
 def _newest_first(client: str, filters: PredictionFilters) -> Select[IrisPrediction]:
     statement = (
         select(IrisPrediction)
@@ -117,14 +157,3 @@ async def prune_idempotency_keys(session: AsyncSession, *, older_than: timedelta
     count = len(deleted.all())
     await session.commit()
     return count
-
-
-@translates_failures
-async def ping(session: AsyncSession) -> None:
-    """Return when PostgreSQL has said that it would store predictions, and durably.
-
-    Raises `DatabaseUnsafe` as well.
-    """
-    connection = await (await session.connection()).get_raw_connection()
-    async with driver_transaction(connection, writes=False) as driver:
-        await watch_of(connection).look(driver)

@@ -1,6 +1,8 @@
 """What a failure of PostgreSQL, of its driver or of the way there means to a caller."""
 
+import errno
 import functools
+import os
 import re
 import ssl
 from collections.abc import Awaitable, Callable
@@ -9,9 +11,10 @@ from typing import ParamSpec, TypeVar
 import asyncpg
 from sqlalchemy.exc import DBAPIError, EmulatedDBAPIException
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from iris_api.database.pool import READ_ONLY
-from iris_api.errors import DatabaseUnavailable, Problem, SchemaOutdated
+from iris_api.errors import DatabaseUnavailable, NotStored, Problem, SchemaOutdated
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,8 +40,9 @@ _TO_BE_MENDED = {
     "28": "PostgreSQL refuses the user or the password. Check those of IRIS_DATABASE_URL, and "
     "whether pg_hba.conf lets them in.",
     "3D": "PostgreSQL has no such database. Check the one of IRIS_DATABASE_URL, or create it.",
-    "42501": "PostgreSQL denies a privilege. Grant the role of IRIS_DATABASE_URL those on the "
-    "database, the schema, its tables and sequences; PostgreSQL's log says which is missing.",
+    "42501": "PostgreSQL denies a privilege, or a row-level security policy does not let a row "
+    "pass; the service's log says on what. Grant the role of IRIS_DATABASE_URL what README.md "
+    "lists.",
 }
 """What only those who run the service can mend, by how the code begins."""
 _TOLD_BY_POOLER = {
@@ -55,6 +59,11 @@ _BROKEN_OFF = ("08", "40003", "57P01", "57P02")
 _LAST_WORDS = ("FATAL", "PANIC")
 """Severities that end the backend. A mere ERROR has rolled the transaction back."""
 _ROW_CLASSES = ("22", "23", "P0")  # data exception, constraint violation, raised by a trigger
+NOT_AS_SENT = "not stored as sent"
+"""What a statement of `iris_api.database.writes` fails with, where a row is missing or changed."""
+_STALE = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
+"""What asyncpg raises for a statement that was prepared before a table was altered."""
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 def translates_failures(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
@@ -62,12 +71,37 @@ def translates_failures(function: Callable[P, Awaitable[T]]) -> Callable[P, Awai
 
     An unavailable database shows as `OSError`, as one of several ``TimeoutError``s, or as an error
     of SQLAlchemy or of asyncpg; whatever is none of these is a defect and comes through as it is.
+
+    Where the first argument is a session, and a table was altered after a statement had been
+    prepared, the function runs once more: asyncpg cannot prepare it anew within a transaction.
     """
+    return _translated(function, problem_of)
+
+
+def translates_write_failures(
+    function: Callable[P, Awaitable[T]],
+) -> Callable[P, Awaitable[T]]:
+    """As `translates_failures`, for a function that stores predictions: see `problem_of_write`."""
+    return _translated(function, problem_of_write)
+
+
+def _translated(
+    function: Callable[P, Awaitable[T]], problem_of: Callable[[Exception], Problem | None]
+) -> Callable[P, Awaitable[T]]:
+    async def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await function(*args, **kwargs)
+        except _WRAPPERS as error:
+            session = args[0] if args else None
+            if not (isinstance(session, AsyncSession) and _is_stale(error)):
+                raise
+            await session.rollback()
+            return await function(*args, **kwargs)
 
     @functools.wraps(function)
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return await function(*args, **kwargs)
+            return await run(*args, **kwargs)
         except (OSError, PoolTimeout, *_WRAPPERS, *_ASYNCPG_ERRORS) as error:
             problem = problem_of(error)
             if problem is None:
@@ -78,9 +112,29 @@ def translates_failures(function: Callable[P, Awaitable[T]]) -> Callable[P, Awai
 
 
 def problem_of(error: Exception) -> Problem | None:
-    """The problem that an error of the driver or of SQLAlchemy stands for; None for a defect."""
+    """The problem that an error of the driver or of SQLAlchemy stands for; None for a defect.
+
+    The error is the problem's ``__cause__``, for `iris_api.database.causes.log_cause`.
+    """
     if isinstance(error, Problem):
         return error
+    problem = _problem_of(error)
+    if problem is not None:
+        problem.__cause__ = error
+    return problem
+
+
+def problem_of_write(error: Exception) -> Problem | None:
+    """As `problem_of`, for a statement that stores: any other refusal of PostgreSQL's, too."""
+    problem = problem_of(error)
+    beneath = driver_error_of(error)
+    if problem is None and isinstance(beneath, asyncpg.PostgresError):
+        problem = NotStored(_reason_of_refusal(beneath))
+        problem.__cause__ = error
+    return problem
+
+
+def _problem_of(error: Exception) -> Problem | None:
     advice = advice_on(error)
     if advice is not None:
         return DatabaseUnavailable(advice + _NOTHING_STORED)
@@ -89,7 +143,7 @@ def problem_of(error: Exception) -> Problem | None:
     if isinstance(error, TimeoutError):
         return DatabaseUnavailable(f"PostgreSQL did not answer in time. {_RETRY_HINT}")
     if isinstance(error, OSError):
-        return DatabaseUnavailable(f"PostgreSQL cannot be reached. {_RETRY_HINT}")
+        return DatabaseUnavailable(f"{_reason_of(error)} {_RETRY_HINT}")
     code = sqlstate_of(error)
     if code in _OUTDATED_CODES:
         return SchemaOutdated(f"The database lacks what this release needs. {MIGRATE_HINT}")
@@ -97,7 +151,34 @@ def problem_of(error: Exception) -> Problem | None:
         return DatabaseUnavailable(f"PostgreSQL broke off. {_RETRY_HINT}")
     if code.startswith((*_UNAVAILABLE_CLASSES, *_UNAVAILABLE_CODES)):
         return DatabaseUnavailable(f"PostgreSQL refused (SQLSTATE {code}). {_RETRY_HINT}")
+    if _severity_of(error) in _LAST_WORDS:
+        return DatabaseUnavailable(f"PostgreSQL broke off (SQLSTATE {code}). {_RETRY_HINT}")
     return None
+
+
+def _reason_of(error: OSError) -> str:
+    """Why the operating system did not let this process reach PostgreSQL."""
+    if error.errno in _TOO_MANY_FILES:
+        return (
+            "This process has as many open files as it may, so PostgreSQL cannot be reached. Raise "
+            "its limit (ulimit -n), or lower IRIS_MAX_CONNECTIONS."
+        )
+    if error.filename is not None and error.errno is not None:
+        return (
+            f"PostgreSQL cannot be reached, for {error.filename} cannot be read: "
+            f"{os.strerror(error.errno)}. Let the service's user read it, or set its HOME."
+        )
+    if error.errno is not None and error.errno > 0:
+        return f"PostgreSQL cannot be reached: {os.strerror(error.errno)}."
+    return "PostgreSQL cannot be reached."
+
+
+def _reason_of_refusal(error: asyncpg.PostgresError) -> str:
+    if is_not_as_sent(error):
+        return "PostgreSQL stored no row, or other values than were sent, and was told to undo it."
+    constraint = getattr(error, "constraint_name", None)
+    of_it = f", constraint {constraint}" if constraint else ""
+    return f"PostgreSQL refused the row (SQLSTATE {error.sqlstate}{of_it})."
 
 
 def advice_on(error: BaseException | None) -> str | None:
@@ -109,9 +190,14 @@ def advice_on(error: BaseException | None) -> str | None:
         )
     if not isinstance(error, Exception):
         return None
+    if isinstance(driver_error_of(error), asyncpg.exceptions.ClientConfigurationError):
+        return (
+            "The parameters of the connection to PostgreSQL do not fit. Check IRIS_DATABASE_URL, "
+            "and the PG* variables of the environment, which count where the URL says nothing."
+        )
     code = sqlstate_of(error)
     if code == "08P01":
-        message = str(_driver_error_of(error))
+        message = str(driver_error_of(error))
         told = (advice for words, advice in _TOLD_BY_POOLER.items() if re.search(words, message))
     else:
         told = (advice for begin, advice in _TO_BE_MENDED.items() if code.startswith(begin))
@@ -128,6 +214,11 @@ def as_told_to_operators(problem: Problem) -> str:
 def is_refusal_of_a_row(error: asyncpg.PostgresError) -> bool:
     """Whether a row is at fault, so that the others of its group may be stored without it."""
     return sqlstate_of(error).startswith(_ROW_CLASSES)
+
+
+def is_not_as_sent(error: asyncpg.PostgresError) -> bool:
+    """Whether a statement failed by itself, for what it had stored was not what was sent."""
+    return bool(error.args) and NOT_AS_SENT in str(error.args[0])
 
 
 def is_outcome_unknown(error: Exception) -> bool:
@@ -149,23 +240,31 @@ def is_connection_spent(error: Exception) -> bool:
 
 def sqlstate_of(error: Exception) -> str:
     """The SQLSTATE of an error of asyncpg's, or of SQLAlchemy's around it; empty where none is."""
-    return getattr(_driver_error_of(error), "sqlstate", None) or ""
+    return getattr(driver_error_of(error), "sqlstate", None) or ""
+
+
+def driver_error_of(error: BaseException) -> BaseException:
+    """What asyncpg or the operating system raised, without what SQLAlchemy has put around it."""
+    while isinstance(error, _WRAPPERS):
+        # One of SQLAlchemy's, for a statement that is stale, does not know what it is around.
+        beneath = error.orig or error.__cause__
+        if beneath is None:
+            break
+        error = beneath
+    return error
+
+
+def _is_stale(error: Exception) -> bool:
+    return isinstance(driver_error_of(error), _STALE)
 
 
 def _severity_of(error: Exception) -> str | None:
-    severity: str | None = getattr(_driver_error_of(error), "severity_en", None)
+    severity: str | None = getattr(driver_error_of(error), "severity_en", None)
     return severity
-
-
-def _driver_error_of(error: Exception) -> BaseException:
-    """What asyncpg raised, which SQLAlchemy's errors carry along."""
-    return error.driver_exception if isinstance(error, _WRAPPERS) else error
 
 
 def _has_broken_off(error: Exception) -> bool:
     if isinstance(error, DBAPIError):
         return error.connection_invalidated
     # Such as "connection is closed"; or, of several hosts, none was the one that was asked for.
-    return isinstance(
-        _driver_error_of(error), (asyncpg.InterfaceError, asyncpg.InternalClientError)
-    )
+    return isinstance(driver_error_of(error), (asyncpg.InterfaceError, asyncpg.InternalClientError))

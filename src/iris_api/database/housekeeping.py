@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import structlog
 
+from iris_api.database.causes import log_cause
 from iris_api.database.crud import prune_idempotency_keys
 from iris_api.database.session import SessionFactory
 from iris_api.errors import Problem
@@ -28,6 +29,7 @@ async def forget_old_keys(session_factory: SessionFactory, settings: Settings) -
                 while await prune_idempotency_keys(session, older_than=older_than):
                     pass
         except Problem as problem:
+            log_cause(problem)
             log.warning("idempotency keys were not pruned", detail=problem.detail)
         except Exception:
             log.exception("idempotency keys were not pruned")

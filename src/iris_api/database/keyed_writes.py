@@ -14,12 +14,14 @@ from pydantic_core import from_json
 from sqlalchemy import PoolProxiedConnection
 
 from iris_api.database.api_keys import Caller, sequence_at_fault
+from iris_api.database.failures import advice_on
 from iris_api.database.models import IdempotencyKey
 from iris_api.database.pool import Driver
 from iris_api.database.transactions import CancelledWhileStoring, driver_transaction
 from iris_api.database.writes import (
     ARRAYS,
     COLUMN_LIST,
+    FAIL,
     NewPrediction,
     StoredAs,
     arrays,
@@ -28,18 +30,25 @@ from iris_api.database.writes import (
     draw_ids,
     insert_group,
     insert_one,
+    values_of,
 )
-from iris_api.errors import DatabaseUnavailable, IdempotencyKeyReused, OutcomeUnknown, Problem
+from iris_api.errors import (
+    DatabaseUnavailable,
+    IdempotencyKeyReused,
+    NotStored,
+    OutcomeUnknown,
+    Problem,
+)
 from iris_api.inference.classifier import ClassPrediction, Row
 
-Outcome: TypeAlias = StoredAs | IdempotencyKeyReused | OutcomeUnknown
+Outcome: TypeAlias = StoredAs | DatabaseUnavailable | IdempotencyKeyReused | OutcomeUnknown
 
 
 class _Kept(NamedTuple):
     """What a key stands for: the rows that were stored under it, by `/predict` or as a batch."""
 
     is_batch: bool
-    rows: list[tuple[Row, StoredAs]]
+    rows: list[tuple[Row, StoredAs] | None]
 
 
 class Blame(NamedTuple):
@@ -67,22 +76,31 @@ _INSERT_KEYED_GROUP = f"""
         INSERT INTO idempotency_keys (client, key, is_batch, prediction_ids)
         SELECT client, key, false, ARRAY[id] FROM new WHERE key IS NOT NULL ORDER BY client, key
         ON CONFLICT DO NOTHING
-        RETURNING prediction_ids[1] AS id
+        RETURNING client, key, is_batch, prediction_ids
+    ), changed AS MATERIALIZED (
+        TABLE claimed
+        EXCEPT ALL
+        SELECT client, key, false, ARRAY[id] FROM new
+    ), owing AS MATERIALIZED (
+        SELECT * FROM new WHERE key IS NULL OR id IN (SELECT prediction_ids[1] FROM claimed)
     ), stored AS (
         INSERT INTO iris_predictions (id, {COLUMN_LIST})
         OVERRIDING SYSTEM VALUE
-        SELECT id, {COLUMN_LIST} FROM new
-        WHERE key IS NULL OR id IN (SELECT id FROM claimed)
-        ORDER BY position
-        RETURNING id, created_at
+        SELECT id, {COLUMN_LIST} FROM owing ORDER BY position
+        RETURNING id, created_at, {COLUMN_LIST}
     )
     SELECT stored.id, stored.created_at
-    FROM new LEFT JOIN stored USING (id)
-    ORDER BY position
+    FROM new LEFT JOIN owing USING (id) LEFT JOIN stored USING (id)
+    WHERE CASE
+        WHEN EXISTS (TABLE changed) THEN {FAIL}
+        WHEN owing.id IS NULL THEN true
+        WHEN ({values_of("stored")}, created_at) IS NOT DISTINCT FROM ({values_of("new")}, now())
+        THEN true ELSE {FAIL} END
+    ORDER BY new.position
 """  # noqa: S608
 # To lock the keys makes it a transaction that writes, so that its commit waits for the disk and for
 # synchronous standbys: the commit that stored the rows may have been kept from it, by a restart.
-_FIND_KEYED = """
+FIND_KEYED = """
     SELECT
         asked.position, known.is_batch, stored.id, stored.created_at,
         stored.sepal_length, stored.sepal_width, stored.petal_length, stored.petal_width,
@@ -92,16 +110,16 @@ _FIND_KEYED = """
     JOIN idempotency_keys AS known USING (client, key)
     CROSS JOIN unnest(CASE WHEN known.is_batch = $3 THEN prediction_ids ELSE prediction_ids[:1] END)
         WITH ORDINALITY AS kept (id, place)
-    JOIN iris_predictions AS stored ON stored.id = kept.id
+    LEFT JOIN iris_predictions AS stored ON stored.id = kept.id
     ORDER BY asked.position, kept.place
     FOR KEY SHARE OF known
 """
 _WAITED_IN_VAIN = ("55P03", "57014", "40P01")  # for a lock; for too long; for one another
-_CLAIM_BATCH = """
+CLAIM_BATCH = """
     INSERT INTO idempotency_keys (client, key, is_batch, prediction_ids)
     VALUES ($1, $2, true, $3)
     ON CONFLICT DO NOTHING
-    RETURNING true
+    RETURNING (client, key, is_batch, prediction_ids) IS NOT DISTINCT FROM ($1, $2, true, $3)
 """
 
 
@@ -166,21 +184,21 @@ async def _find_repeated(
     for new, kept in zip(repeated, found, strict=True):
         try:
             outcomes += _require_same(kept, [new.row], is_batch=False)
-        except (IdempotencyKeyReused, OutcomeUnknown) as problem:
+        except (DatabaseUnavailable, IdempotencyKeyReused) as problem:
             outcomes.append(problem)
     return outcomes
 
 
 async def copy_rows_once(
     connection: PoolProxiedConnection,
-    rows: Iterable[NewPrediction],
+    rows: Callable[[], Iterable[NewPrediction]],
     asked: Sequence[Row],
     caller: Caller,
     key: str,
 ) -> list[StoredAs]:
     """Insert and commit the rows by COPY, or return what the caller stored under this key before.
 
-    Raises `IdempotencyKeyReused` where those were not the rows ``asked`` for.
+    Raises `IdempotencyKeyReused` where those were not the rows ``asked`` for, and `NotStored`.
     """
     known = [(caller.client, key)]
     [kept] = await _find(connection, known, is_batch=True)
@@ -198,8 +216,12 @@ async def copy_rows_once(
 
 
 async def _claim(driver: Driver, client: str, key: str, stored: Sequence[StoredAs]) -> None:
-    if not await driver.fetchval(_CLAIM_BATCH, client, key, [row.id for row in stored]):
+    """Raises `_KeyTakenError`, and `NotStored` where PostgreSQL has changed the key's row."""
+    is_as_sent = await driver.fetchval(CLAIM_BATCH, client, key, [row.id for row in stored])
+    if is_as_sent is None:
         raise _KeyTakenError
+    if not is_as_sent:
+        raise NotStored("PostgreSQL changed the Idempotency-Key.")
 
 
 async def _find(
@@ -213,13 +235,14 @@ async def _find(
     clients, names = map(list, zip(*keys, strict=True))
     try:
         async with driver_transaction(connection) as driver:
-            rows = await driver.fetch(_FIND_KEYED, clients, names, is_batch)
+            rows = await driver.fetch(FIND_KEYED, clients, names, is_batch)
     except asyncio.CancelledError as error:
         raise CancelledWhileStoring from error
     except OutcomeUnknown:
         raise
     except Exception as error:
-        raise OutcomeUnknown("PostgreSQL did not say what the key had stored.") from error
+        reason = advice_on(error) or "PostgreSQL did not say what the key had stored."
+        raise OutcomeUnknown(reason) from error
     found: list[_Kept | None] = [None] * len(keys)
     for position, was_batch, *row in rows:
         kept = found[position - 1] or _Kept(was_batch, [])
@@ -228,7 +251,10 @@ async def _find(
     return found
 
 
-def _kept_row(row: Sequence[Any]) -> tuple[Row, StoredAs]:
+def _kept_row(row: Sequence[Any]) -> tuple[Row, StoredAs] | None:
+    """The row that was stored; None where it was deleted since."""
+    if row[0] is None:
+        return None
     number, created_at, *measures, prediction, label, probabilities, model_version = row
     by_label = None if probabilities is None else from_json(probabilities)
     answer = ClassPrediction(prediction, label, by_label, model_version)
@@ -236,11 +262,25 @@ def _kept_row(row: Sequence[Any]) -> tuple[Row, StoredAs]:
 
 
 def _require_same(kept: _Kept | None, asked: Sequence[Row], *, is_batch: bool) -> list[StoredAs]:
-    """What was stored. Raises `IdempotencyKeyReused` where it was not for what is asked now."""
+    """What was stored under a key that could not be claimed.
+
+    Raises `IdempotencyKeyReused` where it was not for what is asked now, or was deleted since, and
+    `DatabaseUnavailable` where PostgreSQL has no such key after all.
+    """
     if kept is None:
-        raise OutcomeUnknown("The key was so old that it has just been forgotten.")
-    if kept.is_batch != is_batch or [row for row, _ in kept.rows] != list(asked):
+        raise DatabaseUnavailable(
+            "PostgreSQL took no note of this Idempotency-Key. Nothing was stored. Try again soon; "
+            "if that does not help, the operators have to look at the triggers, rules and "
+            "row-level security policies of idempotency_keys."
+        )
+    rows = [row for row in kept.rows if row is not None]
+    if len(rows) < len(kept.rows):
+        raise IdempotencyKeyReused(
+            "What was stored under this key has been deleted since. Send the request with a new "
+            "key to have it stored again."
+        )
+    if kept.is_batch != is_batch or [row for row, _ in rows] != list(asked):
         raise IdempotencyKeyReused(
             "This key came with another payload before. Send the same payload again, or a new key."
         )
-    return [stored for _, stored in kept.rows]
+    return [stored for _, stored in rows]

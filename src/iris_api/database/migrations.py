@@ -9,11 +9,12 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
+from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from iris_api import signals
-from iris_api.database.crud import ping
+from iris_api.database.causes import describe_cause
 from iris_api.database.embedded import Report
 from iris_api.database.failures import (
     MIGRATE_HINT,
@@ -22,6 +23,8 @@ from iris_api.database.failures import (
     problem_of,
     translates_failures,
 )
+from iris_api.database.health import ping
+from iris_api.database.models import IrisPrediction
 from iris_api.database.session import create_engine, create_session_factory
 from iris_api.errors import ConfigurationError, DatabaseUnavailable, SchemaOutdated
 from iris_api.settings import Settings
@@ -54,11 +57,26 @@ def known_revisions() -> frozenset[str]:
 
 @translates_failures
 async def current_revision(session: AsyncSession) -> str | None:
-    """The database's revision; None where it has no schema at all."""
+    """The database's revision; None where it has no schema at all.
+
+    Raises `SchemaOutdated` where the revision is another application's: ``alembic_version`` is the
+    usual name, and revisions of other applications may even be called the same.
+    """
     connection = await session.connection()
-    return await connection.run_sync(
-        lambda sync: MigrationContext.configure(sync).get_current_revision()
+    heads = await connection.run_sync(
+        lambda sync: MigrationContext.configure(sync).get_current_heads()
     )
+    if not heads:
+        return None
+    current = ", ".join(heads)
+    table = await session.scalar(select(func.to_regclass(IrisPrediction.__tablename__)))
+    if table is None:
+        raise SchemaOutdated(
+            f"alembic_version is at {current}, but there is no table iris_predictions: another "
+            "application keeps its revision there, or the table was dropped. Give this service a "
+            "database or a schema of its own."
+        )
+    return current
 
 
 class SchemaCheck:
@@ -103,14 +121,26 @@ def migrate(settings: Settings, *, report: Report = lambda _message: None) -> st
             "Use a newer release, or another database."
         ) from error
     except (OSError, DBAPIError) as error:
-        problem = problem_of(error)
-        if problem is None:
-            raise
         raise ConfigurationError(
-            f"The migration was not done, and nothing was changed: {as_told_to_operators(problem)} "
-            "If another process is migrating, wait for it and run `iris-api migrate` again."
+            f"The migration was not done, and nothing was changed: {_reason_of(error)}"
         ) from error
     return head_revision()
+
+
+def _reason_of(error: OSError | DBAPIError) -> str:
+    """Why a migration failed, and what to do."""
+    problem = problem_of(error)
+    if problem is not None:
+        return (
+            f"{as_told_to_operators(problem)} If another process is migrating, wait for it and run "
+            "`iris-api migrate` again."
+        )
+    cause = describe_cause(error)
+    return (
+        f"PostgreSQL refused (SQLSTATE {cause.get('sqlstate', 'none')}): "
+        f"{cause.get('message', cause['error'])}. Give this service a database or a schema of its "
+        "own, or take what is in the way out of this one."
+    )
 
 
 async def _wait_for_revision(settings: Settings, report: Report) -> str | None:
@@ -123,6 +153,8 @@ async def _wait_for_revision(settings: Settings, report: Report) -> str | None:
                 async with create_session_factory(engine)() as session:
                     await ping(session)
                     return await current_revision(session)
+            except SchemaOutdated as problem:
+                raise ConfigurationError(problem.detail) from problem
             except DatabaseUnavailable as problem:
                 reason = as_told_to_operators(problem)
                 if advice_on(problem.__cause__) is not None:

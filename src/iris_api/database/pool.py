@@ -2,12 +2,14 @@
 
 import math
 import time
+from collections.abc import Collection
 from typing import Any, TypeAlias, cast
 
 import asyncpg
 import structlog
-from sqlalchemy import Pool, PoolProxiedConnection, event
+from sqlalchemy import Engine, PoolProxiedConnection, event
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -21,12 +23,24 @@ NETWORK_SECONDS = 1.0
 READ_ONLY = "25006"
 """The SQLSTATE of a server that takes no writes: read_only_sql_transaction."""
 _WATCH, _MADE_AT, _IS_NEW = "iris_watch", "iris_made_at", "iris_is_new"
+_HAS_FAILED = "iris_has_failed"
 """In a connection's ``info``."""
 _SERVER = """
-    SELECT current_setting('transaction_read_only') = 'on', ARRAY(
-        SELECT name
-        FROM unnest(ARRAY['fsync', 'full_page_writes', 'synchronous_commit']) AS name
-        WHERE current_setting(name) = 'off')
+    WITH used AS (SELECT to_regclass(name) AS oid FROM unnest($1::text[]) AS name),
+    kept AS (
+        SELECT oid FROM used
+        UNION ALL
+        SELECT inhrelid FROM pg_inherits JOIN used ON inhparent = oid
+    )
+    SELECT
+        current_setting('transaction_read_only') = 'on',
+        ARRAY(
+            SELECT name
+            FROM unnest(ARRAY['fsync', 'full_page_writes', 'synchronous_commit']) AS name
+            WHERE current_setting(name) = 'off'),
+        ARRAY(
+            SELECT relname::text FROM pg_class JOIN kept USING (oid)
+            WHERE relpersistence = 'u' ORDER BY 1)
 """
 log = structlog.get_logger("iris_api")
 
@@ -38,18 +52,22 @@ class PoolWatch:
     and again whenever somebody asks whether the service is ready.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tables: Collection[str]) -> None:
+        """``tables`` are those that have to outlive a crash of PostgreSQL's."""
         self.explicit_transactions = settings.database_pgbouncer
         """PgBouncer may send the parts of a statement that stands alone to different servers."""
         self.seconds = settings.database_command_timeout + NETWORK_SECONDS
         """How long the driver waits for a statement."""
         self._allow_unsafe = settings.allow_unsafe_database
+        self._tables = tables
         self._distrusted_at = -math.inf
 
-    def attach(self, pool: Pool) -> None:
-        """Watch this pool from now on."""
-        event.listen(pool, "connect", self._on_connect)
-        event.listen(pool, "checkout", self._on_checkout)
+    def attach(self, engine: Engine) -> None:
+        """Watch this engine's pool from now on."""
+        event.listen(engine.pool, "connect", self._on_connect)
+        event.listen(engine.pool, "checkout", self._on_checkout)
+        event.listen(engine.pool, "checkin", _on_checkin)
+        event.listen(engine, "handle_error", _on_error)
 
     def distrust(self) -> None:
         """Have each connection that is open now replaced before its next use.
@@ -59,27 +77,29 @@ class PoolWatch:
         self._distrusted_at = time.monotonic()
 
     async def look(self, driver: Driver) -> list[str]:
-        """Look at the server; return which of its settings are unsafe, where that is allowed.
+        """Look at the server; return what of it is unsafe, where that is allowed.
 
         Raises `DatabaseUnavailable` where it takes no writes, `DatabaseUnsafe` where it may lose
         what it has confirmed; then all connections are distrusted.
         """
-        server = await driver.fetchrow(_SERVER)
+        server = await driver.fetchrow(_SERVER, list(self._tables))
         assert server is not None, "without FROM, it is one row"  # noqa: S101
-        is_read_only, off = server
+        is_read_only, off, unlogged = server
         if is_read_only:
             self.distrust()
             raise DatabaseUnavailable(
                 "PostgreSQL takes no writes: it is a standby, or default_transaction_read_only is "
                 "on. Nothing was stored. Try again soon."
             )
-        if off and not self._allow_unsafe:
+        unsafe = [f"{name} off" for name in off] + [f"{name} UNLOGGED" for name in unlogged]
+        if unsafe and not self._allow_unsafe:
             self.distrust()
             raise DatabaseUnsafe(
-                f"PostgreSQL runs with {', '.join(off)} off, so it may lose what it has confirmed. "
-                "Turn them on, or set IRIS_ALLOW_UNSAFE_DATABASE=true."
+                f"PostgreSQL runs with {', '.join(unsafe)}, so it may lose what it has confirmed. "
+                "Turn the settings on, ALTER TABLE ... SET LOGGED, or set "
+                "IRIS_ALLOW_UNSAFE_DATABASE=true."
             )
-        return list(off)
+        return unsafe
 
     def _on_connect(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         record.info[_WATCH] = self
@@ -87,12 +107,16 @@ class PoolWatch:
         record.info[_IS_NEW] = True
 
         async def look(driver: Driver) -> list[str]:
-            async with driver.transaction():  # for PgBouncer
-                return await self.look(driver)
+            try:
+                async with driver.transaction():  # for PgBouncer
+                    return await self.look(driver)
+            except BaseException:
+                driver.terminate()
+                raise
 
-        off = cast(AsyncAdapt_asyncpg_connection, connection).run_async(look)
-        if off:
-            log.warning("the database may lose what it has confirmed", off=off)
+        unsafe = cast(AsyncAdapt_asyncpg_connection, connection).run_async(look)
+        if unsafe:
+            log.warning("the database may lose what it has confirmed", unsafe=unsafe)
 
     def _on_checkout(
         self, connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object
@@ -113,6 +137,25 @@ class PoolWatch:
             raise DatabaseUnavailable("PostgreSQL broke off. Nothing was stored. Try again soon.")
         if driver.is_closed():
             raise DisconnectionError
+
+
+def _on_error(context: ExceptionContext) -> None:
+    """Note that a session's connection is not to be used again, and end one to a standby.
+
+    After a BEGIN that failed, asyncpg goes on as if within a transaction; SQLAlchemy's own reset
+    does not see that, nor can we, so whatever has failed on a connection is its end.
+    """
+    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+        context.is_disconnect = True
+    connection = context.connection
+    if connection is not None and not connection.closed and not connection.invalidated:
+        connection.info[_HAS_FAILED] = True
+
+
+def _on_checkin(connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+    """Close a connection on which something has failed; the pool replaces it at its next use."""
+    if record.info.pop(_HAS_FAILED, False) and connection is not None:
+        cast(Any, connection).driver_connection.terminate()
 
 
 def watch_of(connection: PoolProxiedConnection) -> PoolWatch:

@@ -6,8 +6,8 @@ answered when its own group has committed, never before.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import asyncpg
 from sqlalchemy import PoolProxiedConnection
@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from iris_api.batching import Batcher, CancelledInFlight
 from iris_api.database.api_keys import Caller
-from iris_api.database.failures import is_refusal_of_a_row, problem_of, translates_failures
+from iris_api.database.failures import is_refusal_of_a_row, problem_of_write
 from iris_api.database.keyed_writes import Blame, blame_of, copy_rows_once, insert
-from iris_api.database.transactions import CancelledWhileStoring
+from iris_api.database.transactions import CancelledWhileStoring, checked_out
 from iris_api.database.writes import NewPrediction, StoredAs, copy_rows
 from iris_api.errors import DatabaseUnavailable, OutcomeUnknown, Problem
 from iris_api.inference.classifier import ClassPrediction, Row
@@ -55,15 +55,14 @@ class Recorder:
 
         Raises `Overloaded` where too many wait already, `DatabaseUnavailable` or `SchemaOutdated`
         where PostgreSQL cannot do its part, `OutcomeUnknown` where it did not say whether it has,
-        `IdempotencyKeyReused`, and asyncpg's error where it refuses this very row. A caller that
-        is cancelled gets `CancelledWhileStoring` where its row may be stored all the same.
+        `IdempotencyKeyReused`, and `NotStored` where it refuses this very row. A caller that is
+        cancelled gets `CancelledWhileStoring` where its row may be stored all the same.
         """
         try:
             return await self._batcher.submit(prediction)
         except CancelledInFlight as error:
             raise CancelledWhileStoring from error
 
-    @translates_failures
     async def record_all(
         self,
         caller: Caller,
@@ -74,10 +73,13 @@ class Recorder:
         """Return when PostgreSQL has committed the caller's rows, in a transaction of their own.
 
         With a key that its client has used before, return what was stored then, or raise
-        `IdempotencyKeyReused`.
+        `IdempotencyKeyReused`. Other failures are those of `record`.
         """
-        new = (NewPrediction.of(caller, *pair) for pair in zip(rows, answers, strict=True))
-        with closing(await self._engine.raw_connection()) as connection, self._noting_trouble():
+
+        def new() -> Iterator[NewPrediction]:
+            return (NewPrediction.of(caller, *pair) for pair in zip(rows, answers, strict=True))
+
+        async with self._connection() as connection:
             if key is None:
                 stored = await copy_rows(connection, new, len(rows), caller.id_sequence)
             else:
@@ -100,6 +102,19 @@ class Recorder:
         """Take no more rows; return when those that were taken are committed."""
         await self._batcher.aclose()
 
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[PoolProxiedConnection]:
+        """A connection to store by. What fails is raised as its problem."""
+        try:
+            async with checked_out(self._engine) as connection:
+                with self._noting_trouble():
+                    yield connection
+        except Exception as error:
+            problem = problem_of_write(error)
+            if problem is None or problem is error:
+                raise
+            raise problem from error
+
     @contextmanager
     def _noting_trouble(self) -> Iterator[None]:
         before = self._trouble
@@ -115,15 +130,22 @@ class Recorder:
             self._trouble = None
 
     def _note(self, error: Exception) -> None:
-        problem = problem_of(error)
+        problem = problem_of_write(error)
         if isinstance(problem, (DatabaseUnavailable, OutcomeUnknown)):
             self._trouble = time.monotonic(), problem
 
-    @translates_failures
     async def _commit(self, group: Sequence[NewPrediction]) -> list[StoredAs | Exception]:
-        # The pool's own connection, for SQLAlchemy's around it costs a lone caller 45 us.
-        with closing(await self._engine.raw_connection()) as connection, self._noting_trouble():
-            return await self._insert(connection, group)
+        async with self._connection() as connection:
+            outcomes = await self._insert(connection, group)
+        new = [
+            row
+            for row, outcome in zip(group, outcomes, strict=True)
+            if isinstance(outcome, StoredAs) and outcome.earlier_answer is None
+        ]
+        if new:
+            self._metrics.group_rows.observe(len(new))
+        self._metrics.count_predictions((row.prediction_label, row.model_version) for row in new)
+        return outcomes
 
     async def _insert(
         self, connection: PoolProxiedConnection, group: Sequence[NewPrediction]
@@ -134,7 +156,7 @@ class Recorder:
         does not say which, the group is halved until that row is alone.
         """
         try:
-            stored: list[StoredAs | Exception] = [*await insert(connection, group)]
+            return [*await insert(connection, group)]
         except asyncpg.PostgresError as error:
             blame = blame_of(error)
             if blame is not None:
@@ -142,20 +164,12 @@ class Recorder:
             if not is_refusal_of_a_row(error):
                 raise
             if len(group) == 1:
-                return [error]
+                return [problem_of_write(error) or error]
             middle = len(group) // 2
             return [
                 *await self._insert_part(connection, group[:middle]),
                 *await self._insert_part(connection, group[middle:]),
             ]
-        new = [
-            row
-            for row, outcome in zip(group, stored, strict=True)
-            if isinstance(outcome, StoredAs) and outcome.earlier_answer is None
-        ]
-        self._metrics.group_rows.observe(len(new))
-        self._metrics.count_predictions((row.prediction_label, row.model_version) for row in new)
-        return stored
 
     async def _insert_without(
         self, connection: PoolProxiedConnection, group: Sequence[NewPrediction], blame: Blame
@@ -173,4 +187,4 @@ class Recorder:
             return await self._insert(connection, part)
         except Exception as error:  # noqa: BLE001, whatever it is, each of these callers gets it
             self._note(error)
-            return [problem_of(error) or error] * len(part)
+            return [problem_of_write(error) or error] * len(part)

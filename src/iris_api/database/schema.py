@@ -89,6 +89,10 @@ class IrisFeatures(BaseModel):
         return self.sepal_length, self.sepal_width, self.petal_length, self.petal_width
 
 
+EXAMPLE = IrisFeatures(sepal_length=5.1, sepal_width=3.5, petal_length=1.4, petal_width=0.2)
+"""A flower of the species setosa."""
+
+
 class IrisFeaturesBatch(BaseModel):
     """Many flowers, answered together or not at all."""
 

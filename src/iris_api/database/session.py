@@ -6,8 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
-from sqlalchemy import MetaData, event
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy import MetaData
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -17,7 +16,7 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import DeclarativeBase
 
-from iris_api.database.pool import NETWORK_SECONDS, READ_ONLY, PoolWatch
+from iris_api.database.pool import NETWORK_SECONDS, PoolWatch
 from iris_api.database.url import database_url
 from iris_api.errors import DatabaseUnavailable
 from iris_api.settings import Settings
@@ -25,6 +24,8 @@ from iris_api.settings import Settings
 SessionFactory = async_sessionmaker[AsyncSession]
 _CONNECTION_SECONDS = 600
 """The age at which a connection is replaced: none outlives a change at its server for long."""
+ISOLATION_LEVEL = "READ COMMITTED"
+"""Of all transactions, whatever the database's default: above it, equal keys at once fail."""
 
 
 class Base(DeclarativeBase):
@@ -50,11 +51,11 @@ def create_engine(settings: Settings) -> AsyncEngine:
         pool_timeout=settings.database_pool_timeout,
         pool_use_lifo=True,
         pool_recycle=_CONNECTION_SECONDS,
+        isolation_level=ISOLATION_LEVEL,
         hide_parameters=True,  # a user's input belongs neither in a log nor in an error
         connect_args=_connect_args(settings),
     )
-    PoolWatch(settings).attach(engine.sync_engine.pool)
-    event.listen(engine.sync_engine, "handle_error", _end_read_only_connections)
+    PoolWatch(settings, Base.metadata.tables).attach(engine.sync_engine)
     return engine
 
 
@@ -83,12 +84,6 @@ def prepared_statement_args(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _end_read_only_connections(context: ExceptionContext) -> None:
-    """Have SQLAlchemy replace its connections to a server that has become, or is, a standby."""
-    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
-        context.is_disconnect = True
-
-
 def _server_settings(settings: Settings) -> dict[str, str]:
     """The server's own bounds, for when this process is gone or stuck and cannot keep its own.
 
@@ -99,6 +94,7 @@ def _server_settings(settings: Settings) -> dict[str, str]:
         return tracked
     return {
         **tracked,
+        "default_transaction_isolation": ISOLATION_LEVEL.lower(),
         "statement_timeout": _milliseconds(settings.database_command_timeout),
         "lock_timeout": _milliseconds(settings.database_lock_timeout),
         "idle_in_transaction_session_timeout": _milliseconds(settings.database_command_timeout),

@@ -1,12 +1,15 @@
 """How predictions are stored: groups by one INSERT, batches by COPY. All has committed on return.
 
+What PostgreSQL has stored is compared with what was sent, before the commit: a trigger, a rule or a
+row-level security policy may have dropped rows, or changed them. Then nothing is stored.
+
 Each function raises `OutcomeUnknown` where PostgreSQL did not say whether it has committed, and
 closes that connection for good; any other error means that nothing was stored. Requests that carry
 a key, be it an ``Idempotency-Key`` or an API key, are `iris_api.database.keyed_writes`' matter.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, NamedTuple, Self
@@ -15,9 +18,11 @@ from pydantic_core import to_json
 from sqlalchemy import PoolProxiedConnection
 
 from iris_api.database.api_keys import Caller
+from iris_api.database.failures import NOT_AS_SENT
 from iris_api.database.models import IrisPrediction
 from iris_api.database.pool import Driver, watch_of
 from iris_api.database.transactions import driver_transaction
+from iris_api.errors import NotStored
 from iris_api.inference.classifier import ClassPrediction, Row
 
 
@@ -73,24 +78,64 @@ ARRAYS = """unnest(
     $1::text[], $2::float8[], $3::float8[], $4::float8[], $5::float8[],
     $6::int[], $7::text[], $8::text[]::json[], $9::text[]"""
 
+FAIL = f"format('{NOT_AS_SENT}')::boolean"
+"""An expression that fails where it is evaluated, with its text in the message: plain SQL has no
+RAISE. ``format`` keeps PostgreSQL from evaluating it while it plans."""
+
+
+def values_of(table: str) -> str:
+    """A prediction's values in this table or subquery, to be compared; json has no equality."""
+    columns = (f"{table}.{name}" for name in COLUMNS)
+    return ", ".join(column + "::text" * column.endswith("probabilities") for column in columns)
+
+
+def insert_one_statement(id_value: str | None = None) -> str:
+    """The INSERT of one row; its id is the value of this expression, or else the table's own.
+
+    The statement is its own transaction, so it fails by itself where the row is not as it was sent.
+    """
+    columns, values, overriding = COLUMN_LIST, _VALUES, ""
+    if id_value is not None:
+        columns, values = f"{columns}, id", f"{values}, {id_value}"
+        overriding = "OVERRIDING SYSTEM VALUE"
+    return f"""
+        WITH stored AS (
+            INSERT INTO iris_predictions ({columns}) {overriding}
+            VALUES ({values})
+            RETURNING id, created_at, {COLUMN_LIST}
+        )
+        SELECT id, created_at
+        FROM (VALUES (now())) AS sent (at) LEFT JOIN stored ON true
+        WHERE CASE
+            WHEN ({values_of("stored")}, created_at) IS NOT DISTINCT FROM ({_SENT}, at) THEN true
+            ELSE {FAIL} END
+    """  # noqa: S608, of constants, like those below
+
+
 _VALUES = "$1, $2, $3, $4, $5, $6, $7, $8::text::json, $9"
-_INSERT_ONE = f"""
-    INSERT INTO iris_predictions ({COLUMN_LIST})
-    VALUES ({_VALUES})
-    RETURNING id, created_at
-"""  # noqa: S608, of constants, like those below
-_INSERT_ONE_WITH_ID = f"""
-    INSERT INTO iris_predictions ({COLUMN_LIST}, id)
-    OVERRIDING SYSTEM VALUE
-    VALUES ({_VALUES}, nextval($10::text::regclass))
-    RETURNING id, created_at
-"""  # noqa: S608
+_SENT = (
+    "$1::text, $2::float8, $3::float8, $4::float8, $5::float8, $6::int, $7::text, $8::text, "
+    "$9::text"
+)
+_INSERT_ONE = insert_one_statement()
+_INSERT_ONE_WITH_ID = insert_one_statement("nextval($10::text::regclass)")
+# The rows get their ids in the order of their positions, and so they are compared.
 _INSERT_GROUP = f"""
-    INSERT INTO iris_predictions ({COLUMN_LIST})
-    SELECT {COLUMN_LIST}
-    FROM {ARRAYS}) WITH ORDINALITY AS new ({COLUMN_LIST}, position)
+    WITH new AS MATERIALIZED (
+        SELECT * FROM {ARRAYS}) WITH ORDINALITY AS arrays ({COLUMN_LIST}, position)
+    ), stored AS (
+        INSERT INTO iris_predictions ({COLUMN_LIST})
+        SELECT {COLUMN_LIST} FROM new ORDER BY position
+        RETURNING id, created_at, {COLUMN_LIST}
+    ), numbered AS (
+        SELECT *, row_number() OVER (ORDER BY id) AS position FROM stored
+    )
+    SELECT numbered.id, numbered.created_at
+    FROM new LEFT JOIN numbered USING (position)
+    WHERE CASE
+        WHEN ({values_of("numbered")}, created_at) IS NOT DISTINCT FROM ({values_of("new")}, now())
+        THEN true ELSE {FAIL} END
     ORDER BY position
-    RETURNING id, created_at
 """  # noqa: S608
 # MATERIALIZED, or PostgreSQL would look the sequence up anew for each id.
 _DRAW_IDS = """
@@ -99,6 +144,21 @@ _DRAW_IDS = """
     SELECT array_agg(nextval(sequence)), now()
     FROM chosen, generate_series(1, $1)
 """
+# COPY says how many rows it has stored, not which. Only triggers change them on the way: those on
+# each row (1), before (2) an INSERT (4); https://www.postgresql.org/docs/18/catalog-pg-trigger.html
+_HAS_TRIGGERS = """
+    SELECT EXISTS (
+        SELECT FROM pg_trigger
+        WHERE tgtype & 7 = 7 AND tgenabled <> 'D' AND NOT tgisinternal AND (
+            tgrelid = 'iris_predictions'::regclass OR tgrelid IN (
+                SELECT inhrelid FROM pg_inherits WHERE inhparent = 'iris_predictions'::regclass)))
+"""
+_COUNT_AS_SENT = f"""
+    SELECT count(*)
+    FROM {ARRAYS}, $10::bigint[]) AS new ({COLUMN_LIST}, id)
+    JOIN iris_predictions AS stored USING (id)
+    WHERE ({values_of("stored")}, created_at) IS NOT DISTINCT FROM ({values_of("new")}, $11)
+"""  # noqa: S608
 
 
 async def insert_one(connection: PoolProxiedConnection, new: NewPrediction) -> list[StoredAs]:
@@ -122,13 +182,12 @@ async def insert_group(
     """
     async with driver_transaction(connection) as driver:
         rows = await driver.fetch(_INSERT_GROUP, *arrays(group)[: len(COLUMNS)])
-    # RETURNING promises no order, but ids are drawn in the order of the rows.
-    return sorted(StoredAs(*row) for row in rows)
+    return [StoredAs(*row) for row in rows]
 
 
 async def copy_rows(
     connection: PoolProxiedConnection,
-    rows: Iterable[NewPrediction],
+    rows: Callable[[], Iterable[NewPrediction]],
     count: int,
     id_sequence: str | None,
 ) -> list[StoredAs]:
@@ -136,7 +195,7 @@ async def copy_rows(
 
     COPY returns nothing, so the ids and the time are drawn before. The rows are taken one by one
     while PostgreSQL works on those before, so let them be made on the way. Raises what asyncpg
-    raises where PostgreSQL refuses a row.
+    raises where PostgreSQL refuses a row, and `NotStored`.
     """
     async with batch_transaction(connection) as driver:
         stored = await draw_ids(driver, count, id_sequence)
@@ -163,13 +222,27 @@ async def draw_ids(driver: Driver, count: int, id_sequence: str | None) -> list[
     return [StoredAs(number, now) for number in sorted(ids)]
 
 
-async def copy(driver: Driver, rows: Iterable[NewPrediction], stored: Sequence[StoredAs]) -> None:
-    """Send the rows by COPY, each with the id and the time that were drawn for it."""
-    await driver.copy_records_to_table(
+async def copy(
+    driver: Driver, rows: Callable[[], Iterable[NewPrediction]], stored: Sequence[StoredAs]
+) -> None:
+    """Send the rows by COPY, each with the id and the time that were drawn for it.
+
+    Raises `NotStored` where PostgreSQL has stored fewer, or others.
+    """
+    tag = await driver.copy_records_to_table(
         IrisPrediction.__tablename__,
-        records=(row[: len(COLUMNS)] + added[:2] for row, added in zip(rows, stored, strict=True)),
+        records=(
+            row[: len(COLUMNS)] + added[:2] for row, added in zip(rows(), stored, strict=True)
+        ),
         columns=[*COLUMNS, "id", "created_at"],
     )
+    count = int(tag.removeprefix("COPY "))
+    if count == len(stored) and await driver.fetchval(_HAS_TRIGGERS):
+        sent = arrays(list(rows()))[: len(COLUMNS)]
+        ids = [row.id for row in stored]
+        count = await driver.fetchval(_COUNT_AS_SENT, *sent, ids, stored[0].created_at)
+    if count != len(stored):
+        raise NotStored(f"PostgreSQL stored {count} of {len(stored)} rows as they were sent.")
 
 
 def arrays(group: Sequence[NewPrediction]) -> list[list[Any]]:

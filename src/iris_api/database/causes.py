@@ -1,0 +1,53 @@
+"""What failed beneath a problem, in its own words, for the log."""
+
+import time
+from typing import Any
+
+import asyncpg
+import structlog
+
+from iris_api.database.failures import driver_error_of, sqlstate_of
+from iris_api.errors import Problem
+
+_SECONDS_BETWEEN_LINES = 10.0
+"""A cause is logged this often at most: while PostgreSQL is down, each request fails by it."""
+_logged: dict[tuple[object, ...], tuple[float, int]] = {}
+"""When each cause was logged last, in monotonic seconds, and how often it was not since."""
+log = structlog.get_logger("iris_api")
+
+
+def log_cause(problem: Problem) -> None:
+    """Log what PostgreSQL, its driver or the operating system said, if that caused the problem.
+
+    Equal causes share a line for ten seconds; ``unlogged`` counts those that had none.
+    """
+    error = problem.__cause__
+    if not isinstance(error, Exception):
+        return
+    cause = describe_cause(error)
+    kind = ("error", "sqlstate", "constraint", "errno", "file")
+    key = (problem.slug, *map(cause.get, kind))
+    now = time.monotonic()
+    logged_at, unlogged = _logged.get(key, (-_SECONDS_BETWEEN_LINES, 0))
+    if now < logged_at + _SECONDS_BETWEEN_LINES:
+        _logged[key] = logged_at, unlogged + 1
+        return
+    _logged[key] = now, 0
+    log.warning("database_failure", problem=problem.slug, unlogged=unlogged, **cause)
+
+
+def describe_cause(error: Exception) -> dict[str, Any]:
+    """The error's class and message, with ``sqlstate``, ``errno`` and ``file`` where it has them.
+
+    Of PostgreSQL's errors the primary message alone: DETAIL may quote a row's values.
+    """
+    beneath = driver_error_of(error)
+    message = str(beneath.args[0]) if beneath.args else ""
+    cause: dict[str, Any] = {"error": type(beneath).__name__}
+    if isinstance(beneath, OSError):
+        message = beneath.strerror or str(beneath)
+        cause |= {"errno": beneath.errno, "file": beneath.filename}
+    elif isinstance(beneath, asyncpg.PostgresError):
+        cause |= {"constraint": getattr(beneath, "constraint_name", None)}
+    cause |= {"message": message, "sqlstate": sqlstate_of(error)}
+    return {name: value for name, value in cause.items() if value not in (None, "")}
