@@ -16,7 +16,7 @@ from iris_api import signals
 from iris_api.database import Base
 from iris_api.database.embedded import database_of
 from iris_api.database.failures import as_told_to_operators, problem_of
-from iris_api.database.session import prepared_statement_args
+from iris_api.database.session import ISOLATION_LEVEL, prepared_statement_args
 from iris_api.database.url import database_url
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings, load_settings
@@ -41,6 +41,7 @@ async def run_online(settings: Settings) -> None:
     engine = create_async_engine(
         database_url(settings),
         poolclass=NullPool,
+        isolation_level=ISOLATION_LEVEL,  # who has waited for the lock sees what was done meanwhile
         connect_args={
             "timeout": settings.database_connect_timeout,
             **prepared_statement_args(settings),

@@ -9,6 +9,9 @@ from sqlalchemy import URL
 from tests.conversation import Conversation, Cut, commits_rows
 
 _CHUNK = 65536
+_CANCELED = b"SERROR\0VERROR\0C57014\0Mcanceling statement due to user request\0\0"
+_REFUSAL = b"E" + (len(_CANCELED) + 4).to_bytes(4) + _CANCELED + b"Z" + (5).to_bytes(4) + b"I"
+"""ErrorResponse, and ReadyForQuery outside of a transaction."""
 
 
 class Proxy:
@@ -24,6 +27,7 @@ class Proxy:
         self._passing = _open_way()
         self._links: dict[asyncio.Task[None], asyncio.Event] = {}
         self._cut = Cut()
+        self._refused = b""
 
     @classmethod
     @asynccontextmanager
@@ -51,6 +55,17 @@ class Proxy:
     def cut_commit(self) -> None:
         """Cut the next connection on which PostgreSQL says to have committed rows."""
         self._cut.answer = commits_rows
+
+    def refuse(self, word: str) -> None:
+        """Answer the next ``BEGIN``, ``COMMIT`` or ``ROLLBACK`` as one that was cancelled.
+
+        It does not reach PostgreSQL, so a transaction stays open there.
+        """
+        self._refused = word.encode()
+
+    def has_refused(self) -> bool:
+        """Whether nothing is left to be refused."""
+        return not self._refused
 
     def has_cut(self) -> bool:
         """Whether nothing is left to be cut."""
@@ -116,8 +131,16 @@ class Proxy:
         await passing.wait()
         server_reader, server_writer = await self._connect()
         conversation = Conversation(self._cut)
+
+        def asked(data: bytes) -> bytes | None:
+            if self._refused and data[:1] == b"Q" and data[5:].startswith(self._refused):
+                self._refused = b""
+                writer.write(_REFUSAL)
+                return b""
+            return conversation.asked(data)
+
         ways = [
-            asyncio.create_task(_forward(reader, server_writer, passing, conversation.asked)),
+            asyncio.create_task(_forward(reader, server_writer, passing, asked)),
             asyncio.create_task(_forward(server_reader, writer, passing, conversation.answered)),
         ]
         try:

@@ -41,7 +41,7 @@ class Stored:
     def new(self) -> dict[int, Row]:
         """The rows since the last time, by id."""
         columns = ", ".join(MEASURES)
-        query = f"SELECT id, {columns} FROM iris_predictions WHERE id > $1 ORDER BY id"  # noqa: S608
+        query = f"SELECT id, {columns} FROM iris_predictions WHERE id > $1 ORDER BY id"
         rows = self.runner.run(self.connection.fetch(query, self.seen))
         self.seen = rows[-1]["id"] if rows else self.seen
         return {row["id"]: tuple(row)[1:] for row in rows}

@@ -101,7 +101,7 @@ async def test_a_key_that_has_ended_is_refused_everywhere(
     guarded: FastAPI, keyed: Settings, connection: asyncpg.Connection, ending: str
 ) -> None:
     header = await make_key(keyed, scopes=SCOPES)
-    await connection.execute(f"UPDATE api_keys SET {ending}")  # noqa: S608, of constants
+    await connection.execute(f"UPDATE api_keys SET {ending}")
     async with client_of(guarded, **header) as client:
         for route in CLOSED:
             assert_unauthorized(await ask(client, route, {}))

@@ -134,7 +134,7 @@ def test_who_runs_a_command_is_not_told_that_nothing_was_stored(
     assert as_told_to_operators(problem) == told
 
 
-@pytest.mark.parametrize("orig", [Exception("connection is closed"), UniqueViolationError("a")])
+@pytest.mark.parametrize("orig", [Exception("connection is closed"), AdminShutdownError("a")])
 def test_a_broken_connection_is_unavailable_whatever_its_error(orig: Exception) -> None:
     assert isinstance(problem_of(raised(orig, broken=True)), DatabaseUnavailable)
 

@@ -265,6 +265,7 @@ def _severity_of(error: Exception) -> str | None:
 
 def _has_broken_off(error: Exception) -> bool:
     if isinstance(error, DBAPIError):
-        return error.connection_invalidated
+        is_of_a_row = sqlstate_of(error).startswith(_ROW_CLASSES)  # by a COMMIT
+        return error.connection_invalidated and not is_of_a_row
     # Such as "connection is closed"; or, of several hosts, none was the one that was asked for.
     return isinstance(driver_error_of(error), (asyncpg.InterfaceError, asyncpg.InternalClientError))

@@ -59,12 +59,12 @@ async def try_to_store(session: AsyncSession) -> None:
 
 
 async def _store(driver: Driver) -> None:
-    if not await driver.fetchval(_MAY_DRAW_IDS):
-        raise asyncpg.InsufficientPrivilegeError("permission denied for the sequence of the ids")
     label = IRIS_LABELS[0]
     answer = ClassPrediction(0, label, {label: 1.0}, None)
     row = NewPrediction.of(ANYBODY, EXAMPLE.as_row(), answer)
     [stored] = await driver.fetch(_INSERT, *row[: len(COLUMNS)])
+    if not await driver.fetchval(_MAY_DRAW_IDS):
+        raise asyncpg.InsufficientPrivilegeError("permission denied for the sequence of the ids")
     key = f"trial {stored['id']}"
     is_as_sent = await driver.fetchval(CLAIM_BATCH, ANYBODY.client, key, [stored["id"]])
     is_batch = True

@@ -140,14 +140,19 @@ class PoolWatch:
 
 
 def _on_error(context: ExceptionContext) -> None:
-    """Note that a session's connection is not to be used again, and end one to a standby.
+    """Note that a session's connection is not to be used again.
 
     After a BEGIN that failed, asyncpg goes on as if within a transaction; SQLAlchemy's own reset
-    does not see that, nor can we, so whatever has failed on a connection is its end.
+    does not see that, nor can we, so whatever has failed on a connection is its end. After a COMMIT
+    or a ROLLBACK that failed, which have no statement here, SQLAlchemy would not even give the
+    connection back to the pool, if it were not taken for lost.
     """
+    connection = context.connection
     if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
         context.is_disconnect = True
-    connection = context.connection
+    elif context.statement is None and connection is not None and not context.is_disconnect:
+        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = False  # the others are as they were
     if connection is not None and not connection.closed and not connection.invalidated:
         connection.info[_HAS_FAILED] = True
 

@@ -89,6 +89,14 @@ def values_of(table: str) -> str:
     return ", ".join(column + "::text" * column.endswith("probabilities") for column in columns)
 
 
+# With their types, or each would have its column's, which may be one that rounds.
+_SENT = (
+    "$1::text, $2::float8, $3::float8, $4::float8, $5::float8, $6::int, $7::text, $8::text, "
+    "$9::text"
+)
+_VALUES = _SENT.replace("$8::text", "$8::text::json")
+
+
 def insert_one_statement(id_value: str | None = None) -> str:
     """The INSERT of one row; its id is the value of this expression, or else the table's own.
 
@@ -112,11 +120,6 @@ def insert_one_statement(id_value: str | None = None) -> str:
     """  # noqa: S608, of constants, like those below
 
 
-_VALUES = "$1, $2, $3, $4, $5, $6, $7, $8::text::json, $9"
-_SENT = (
-    "$1::text, $2::float8, $3::float8, $4::float8, $5::float8, $6::int, $7::text, $8::text, "
-    "$9::text"
-)
 _INSERT_ONE = insert_one_statement()
 _INSERT_ONE_WITH_ID = insert_one_statement("nextval($10::text::regclass)")
 # The rows get their ids in the order of their positions, and so they are compared.
