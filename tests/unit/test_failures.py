@@ -1,15 +1,18 @@
 import re
 from ssl import SSLCertVerificationError
 
+import asyncpg
 import pytest
 from asyncpg import TargetServerAttributeNotMatched
 from asyncpg.exceptions import (
     AdminShutdownError,
     CannotConnectNowError,
     ConnectionFailureError,
+    IdleInTransactionSessionTimeoutError,
     IndexCorruptedError,
     InsufficientPrivilegeError,
     InvalidAuthorizationSpecificationError,
+    InvalidCachedStatementError,
     InvalidCatalogNameError,
     InvalidPasswordError,
     LockNotAvailableError,
@@ -25,10 +28,21 @@ from asyncpg.exceptions import (
     UndefinedTableError,
     UniqueViolationError,
 )
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, EmulatedDBAPIException, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from iris_api.database.failures import as_told_to_operators, problem_of, translates_failures
+from iris_api.database.causes import describe_cause, log_cause
+from iris_api.database.failures import (
+    as_told_to_operators,
+    driver_error_of,
+    is_connection_spent,
+    is_outcome_unknown,
+    problem_of,
+    problem_of_write,
+    sqlstate_of,
+    translates_failures,
+)
+from iris_api.database.keyed_writes import blame_of
 from iris_api.errors import DatabaseUnavailable, Problem, SchemaOutdated
 
 UNREACHABLE: list[Exception] = [
@@ -189,3 +203,54 @@ async def test_an_answer_comes_through_and_the_function_keeps_its_name() -> None
 
     assert await double(number=4) == 8
     assert double.__name__ == "double"
+
+
+def every_error() -> list[Exception]:
+    """Each class of errors that asyncpg has, without arguments too, and what SQLAlchemy makes."""
+    kinds = [
+        kind
+        for kind in vars(asyncpg.exceptions).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ]
+    bare = [kind() for kind in kinds if issubclass(kind, PostgresError)]
+    told = [kind("told") for kind in kinds]
+    others = [OSError(), OSError(2, "gone", "file"), OSError("a"), KeyError(), PoolTimeout()]
+    drivers = [*bare, *told, *others]
+    emulated = [EmulatedDBAPIException("a", one) for one in [*drivers, None]]
+    for around, beneath in zip(emulated, drivers, strict=False):
+        around.__cause__ = beneath
+    wrapped = [raised(one, broken=broken) for one in emulated for broken in (False, True)]
+    return [*drivers, *emulated, *wrapped, raised(wrapped[0])]
+
+
+def test_no_error_makes_the_handling_of_errors_fail() -> None:
+    for error in every_error():
+        problem = problem_of_write(error)
+        assert problem is None or problem.__cause__ is error
+        assert isinstance(is_outcome_unknown(error), bool)
+        assert isinstance(is_connection_spent(error), bool)
+        assert describe_cause(error)["error"]
+        blame_of(error)
+        log_cause(problem or DatabaseUnavailable("a"))
+
+
+def test_a_stale_statement_is_recognised_though_sqlalchemy_forgets_what_it_is_around() -> None:
+    around = EmulatedDBAPIException("stale")
+    around.__cause__ = InvalidCachedStatementError("stale")
+    assert driver_error_of(raised(around)) is around.__cause__
+    assert sqlstate_of(raised(around)) == "0A000"
+
+
+def test_a_file_that_cannot_be_read_is_named_with_what_to_do() -> None:
+    problem = problem_of(PermissionError(13, "Permission denied", "/root/.postgresql/key"))
+    assert problem is not None
+    assert "/root/.postgresql/key" in problem.detail
+    assert "Permission denied" in problem.detail
+    assert "HOME" in problem.detail
+
+
+def test_a_backend_that_postgresql_ended_is_unavailable_whatever_its_reason() -> None:
+    error = IdleInTransactionSessionTimeoutError("terminating connection due to a timeout")
+    assert problem_of(error) is None
+    error.severity_en = "FATAL"
+    assert isinstance(problem_of(error), DatabaseUnavailable)

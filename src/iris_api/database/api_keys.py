@@ -14,7 +14,7 @@ import asyncpg
 from sqlalchemy import func, schema, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from iris_api.database.failures import translates_failures
+from iris_api.database.failures import message_of, translates_failures
 from iris_api.database.models import ANONYMOUS, ApiKey
 
 Scope = Literal["predict", "read", "admin"]
@@ -76,7 +76,7 @@ def sequence_at_fault(error: asyncpg.PostgresError) -> str | None:
 
     It is not there, or the service's role may not use it.
     """
-    named = re.search(rf"{_ID_SEQUENCE}\d+", error.args[0])
+    named = re.search(rf"{_ID_SEQUENCE}\d+", message_of(error))
     return named[0] if named and error.sqlstate in {"42P01", "42501"} else None
 
 

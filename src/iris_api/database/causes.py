@@ -6,7 +6,7 @@ from typing import Any
 import asyncpg
 import structlog
 
-from iris_api.database.failures import driver_error_of, sqlstate_of
+from iris_api.database.failures import driver_error_of, message_of, sqlstate_of
 from iris_api.errors import Problem
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -37,12 +37,9 @@ def log_cause(problem: Problem) -> None:
 
 
 def describe_cause(error: Exception) -> dict[str, Any]:
-    """The error's class and message, with ``sqlstate``, ``errno`` and ``file`` where it has them.
-
-    Of PostgreSQL's errors the primary message alone: DETAIL may quote a row's values.
-    """
+    """The error's class and message, and ``sqlstate``, ``errno`` and ``file`` where it has them."""
     beneath = driver_error_of(error)
-    message = str(beneath.args[0]) if beneath.args else ""
+    message = message_of(error)
     cause: dict[str, Any] = {"error": type(beneath).__name__}
     if isinstance(beneath, OSError):
         message = beneath.strerror or str(beneath)

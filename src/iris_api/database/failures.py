@@ -91,7 +91,7 @@ def _translated(
     async def run(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await function(*args, **kwargs)
-        except _WRAPPERS as error:
+        except (*_WRAPPERS, *_STALE) as error:
             session = args[0] if args else None
             if not (isinstance(session, AsyncSession) and _is_stale(error)):
                 raise
@@ -197,7 +197,7 @@ def advice_on(error: BaseException | None) -> str | None:
         )
     code = sqlstate_of(error)
     if code == "08P01":
-        message = str(driver_error_of(error))
+        message = message_of(error)
         told = (advice for words, advice in _TOLD_BY_POOLER.items() if re.search(words, message))
     else:
         told = (advice for begin, advice in _TO_BE_MENDED.items() if code.startswith(begin))
@@ -218,7 +218,7 @@ def is_refusal_of_a_row(error: asyncpg.PostgresError) -> bool:
 
 def is_not_as_sent(error: asyncpg.PostgresError) -> bool:
     """Whether a statement failed by itself, for what it had stored was not what was sent."""
-    return bool(error.args) and NOT_AS_SENT in str(error.args[0])
+    return NOT_AS_SENT in message_of(error)
 
 
 def is_outcome_unknown(error: Exception) -> bool:
@@ -241,6 +241,12 @@ def is_connection_spent(error: Exception) -> bool:
 def sqlstate_of(error: Exception) -> str:
     """The SQLSTATE of an error of asyncpg's, or of SQLAlchemy's around it; empty where none is."""
     return getattr(driver_error_of(error), "sqlstate", None) or ""
+
+
+def message_of(error: Exception) -> str:
+    """The primary message alone: PostgreSQL's DETAIL may quote a row's values."""
+    beneath = driver_error_of(error)
+    return str(beneath.args[0]) if beneath.args else ""
 
 
 def driver_error_of(error: BaseException) -> BaseException:

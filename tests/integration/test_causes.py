@@ -1,0 +1,214 @@
+"""What PostgreSQL, its driver or the system said is in the log, and its advice in the answer."""
+
+import asyncio
+import errno
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from httpx2 import AsyncClient
+from sqlalchemy import URL
+from tests.conftest import execute, settings_for
+from tests.integration.repeats import EITHER, ask
+from tests.integration.states import PARTS, checks
+from tests.integration.support import SETOSA, assert_problem, count_rows, running
+from tests.integration.trouble import running_unpooled
+
+from iris_api.database import causes
+from iris_api.settings import Settings
+
+README = Path(__file__).parents[2] / "README.md"
+ROLE = "iris_limited"
+
+
+@pytest.fixture(autouse=True)
+def _no_cause_was_logged_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(causes, "_logged", {})
+
+
+def failures(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """The log's lines of causes, so far."""
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] == "{"]
+    return [line for line in lines if line["event"] == "database_failure"]
+
+
+@pytest.fixture
+def limited(database: URL, data_dir: Path) -> Iterator[Settings]:
+    """A service whose role has what README says, and no more."""
+    [grants] = re.findall(r"```sql\n(GRANT .*?)```", README.read_text(), re.DOTALL)
+    execute(database, f"CREATE ROLE {ROLE} LOGIN PASSWORD 'secret-word'")
+    try:
+        execute(database, grants.replace(" iris;", f" {ROLE};"))
+        url = database.set(username=ROLE, password="secret-word")  # noqa: S106, no secret
+        yield settings_for(url, data_dir, database_pgbouncer=False).model_copy(
+            update={"database_url": Settings(database_url=url_text(url)).database_url}
+        )
+    finally:
+        execute(database, f"DROP OWNED BY {ROLE}; DROP ROLE {ROLE}")
+
+
+def url_text(url: URL) -> Any:
+    return url.render_as_string(hide_password=False)
+
+
+async def test_a_role_with_readmes_grants_can_do_all_that_the_service_does(
+    limited: Settings,
+) -> None:
+    async with running(limited) as client:
+        assert await checks(client) == dict.fromkeys(PARTS, "ok")
+        for path, body in (("/predict", SETOSA), ("/predict/batch", {"items": [SETOSA] * 2})):
+            for key in (None, "mine" + path, "mine" + path):
+                assert (await ask(client, key, body, path)).status_code == 200
+        assert len((await client.get("/predictions")).json()["items"]) == 6
+
+
+REVOKED = [
+    ("UPDATE", "idempotency_keys"),
+    ("INSERT", "idempotency_keys"),
+    ("SELECT", "idempotency_keys"),
+    ("INSERT", "iris_predictions"),
+    ("SELECT", "iris_predictions"),
+    ("USAGE", "SEQUENCE iris_predictions_id_seq"),
+    ("SELECT", "alembic_version"),
+]
+
+
+@pytest.mark.parametrize(("privilege", "of"), REVOKED)
+async def test_readyz_without_a_privilege_is_503_and_the_log_says_which(
+    limited: Settings,
+    database: URL,
+    privilege: str,
+    of: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    revoke = f"REVOKE {privilege} ON {of} FROM {ROLE}"
+    await asyncio.to_thread(execute, database, revoke)
+    async with running(limited) as client:
+        detail = assert_problem(await client.get("/readyz"), 503, "not-ready")["detail"]
+        assert "Grant the role of IRIS_DATABASE_URL" in detail
+        [line] = failures(capsys)
+        assert line["sqlstate"] == "42501"
+        assert "permission denied" in line["message"]
+
+
+@EITHER
+async def test_predict_with_a_key_that_cannot_be_looked_up_says_what_to_grant(
+    limited: Settings,
+    database: URL,
+    connection: asyncpg.Connection,
+    path: str,
+    body: Any,
+    rows: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with running(limited) as client:
+        assert (await ask(client, "mine", body, path)).status_code == 200
+        revoke = f"REVOKE UPDATE ON idempotency_keys FROM {ROLE}"
+        await asyncio.to_thread(execute, database, revoke)
+        detail = assert_problem(await ask(client, "mine", body, path), 503, "outcome-unknown")[
+            "detail"
+        ]
+        assert "Grant the role of IRIS_DATABASE_URL" in detail
+        [line] = failures(capsys)
+        assert line["problem"] == "outcome-unknown"
+        assert line["message"] == "permission denied for table idempotency_keys"
+    assert await count_rows(connection) == rows
+
+
+POLICY = """
+    ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY reading ON {table} FOR SELECT USING (true);
+    CREATE POLICY changing ON {table} FOR UPDATE USING (true);
+    CREATE POLICY adding ON {table} FOR INSERT WITH CHECK ({check});
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "check"),
+    [("iris_predictions", "petal_width < 2"), ("idempotency_keys", "key <> 'mine'")],
+)
+async def test_predict_that_a_row_level_security_policy_refuses_stores_nothing_and_says_so(
+    limited: Settings,
+    connection: asyncpg.Connection,
+    table: str,
+    check: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    await connection.execute(POLICY.format(table=table, check=check))
+    flower = {**SETOSA, "petal_width": 2.5}
+    async with running(limited) as client:
+        refused = [
+            await ask(client, "mine", flower),
+            await ask(client, "mine", {"items": [flower] * 2}, "/predict/batch"),
+        ]
+        for response in refused:
+            assert response.status_code in {500, 503}
+            assert "policy" in response.json()["detail"] or "policies" in response.json()["detail"]
+        assert await count_rows(connection) == 0
+        assert {line["sqlstate"] for line in failures(capsys)} <= {"42501", "0A000"}
+        assert (await ask(client, None)).status_code == 200
+
+
+async def test_equal_causes_share_a_line_and_are_counted(
+    client: AsyncClient,
+    connection: asyncpg.Connection,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refuse = "ALTER TABLE iris_predictions ADD CONSTRAINT small CHECK (petal_width < 2) NOT VALID"
+    await connection.execute(refuse)
+    flower = {**SETOSA, "petal_width": 2.0625}
+    for _ in range(5):
+        body = assert_problem(await ask(client, None, flower), 500, "not-stored")
+        assert "constraint small" in body["detail"]
+    [line] = failures(capsys)
+    assert line["constraint"] == "small"
+    assert line["sqlstate"] == "23514"
+    assert line["error"] == "CheckViolationError"
+    assert line["unlogged"] == 0
+    assert "2.0625" not in json.dumps(line)
+    monkeypatch.setattr(causes, "_SECONDS_BETWEEN_LINES", 0)
+    await ask(client, None, flower)
+    [line] = failures(capsys)
+    assert line["unlogged"] == 4
+
+
+async def test_predict_without_a_file_left_says_how_to_get_more(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def connect(*_args: object, **_kwargs: object) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with running(settings) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncpg, "connect", connect)
+            body = assert_problem(await ask(client, None), 503, "database-unavailable")
+        assert "ulimit -n" in body["detail"]
+        assert "Nothing was stored." in body["detail"]
+        [line] = failures(capsys)
+        assert line["errno"] == errno.EMFILE
+
+
+@pytest.mark.parametrize("path", ["/predictions", "/predictions/1", "/readyz", "/predict"])
+async def test_a_table_that_was_altered_meanwhile_is_read_all_the_same(
+    settings: Settings, database: URL, connection: asyncpg.Connection, path: str
+) -> None:
+    """A newer release may alter it; a statement that was prepared before is prepared anew."""
+    async with running_unpooled(settings, database) as (_, client):
+        first = (await client.post("/predict", json=SETOSA)).json()
+        path = path.replace("1", str(first["id"]))
+        for kind in ("bigint", "integer", "bigint"):
+            for _ in range(2):
+                await get_or_predict(client, path)
+            alter = f"ALTER TABLE iris_predictions ALTER prediction TYPE {kind}"
+            await connection.execute(alter)
+            await get_or_predict(client, path)
+
+
+async def get_or_predict(client: AsyncClient, path: str) -> None:
+    response = await (ask(client, None) if path == "/predict" else client.get(path))
+    assert response.status_code == 200, response.text
