@@ -18,6 +18,7 @@ UNSAFE = "fail 503 database-unsafe"
 OVERLOADED = "fail 503 overloaded"
 OVERDUE = "fail 503 deadline-exceeded"
 REFUSED = "fail refused"
+NOT_STORED = "fail 500 not-stored"
 UNKNOWN = "unknown 503 outcome-unknown"
 LOST = "unknown connection lost"
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
-from tests.faults.asking import Outcome, Request, flower
+from tests.faults.asking import NOT_STORED, Outcome, Request, flower
 from tests.faults.conftest import OpenTrial
 from tests.faults.journal import Journal
 from tests.faults.load import Client
@@ -19,7 +19,6 @@ from tests.faults.wire import Answer, Connection, http, run
 PROCESSES = 3
 COPIES = 100
 REUSED = "fail 422 idempotency-key-reused"
-POISONED = "fail 500 internal-error"
 LEFT = "left"
 NEIGHBOURS = 20
 
@@ -68,10 +67,10 @@ def test_the_neighbours_of_a_poison_row_are_stored(open_trial: OpenTrial) -> Non
     service = trial.serve()
     with trial.load(service.port):
         for request in poison:
-            assert trial.probe(service.port, request).text == POISONED
+            assert trial.probe(service.port, request).text == NOT_STORED
     trial.until_recovered(service.port, since=time.monotonic())
-    verdict = trial.conclude(service.port, POISONED)
-    assert verdict.whys[POISONED] == len(poison)
+    verdict = trial.conclude(service.port, NOT_STORED)
+    assert verdict.whys[NOT_STORED] == len(poison)
 
 
 def test_the_neighbours_of_callers_that_left_are_stored(open_trial: OpenTrial) -> None:
