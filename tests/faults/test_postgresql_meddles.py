@@ -2,10 +2,11 @@
 
 import time
 
-from tests.faults.asking import NOT_STORED, UNAVAILABLE, UNKNOWN
+from tests.e2e.service import poll_until
+from tests.faults.asking import NOT_STORED, UNAVAILABLE
+from tests.faults.beside import proxy_before, reading
 from tests.faults.conftest import OpenTrial
 from tests.faults.load import Mix
-from tests.faults.trial import Trial
 
 EAT = """
     CREATE FUNCTION eat() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -15,17 +16,6 @@ EAT = """
     END $$;
     CREATE TRIGGER eat BEFORE INSERT ON iris_predictions FOR EACH ROW EXECUTE FUNCTION eat();
 """
-CANCEL = """
-    DO $$
-    BEGIN
-        FOR round IN 1..200 LOOP
-            PERFORM pg_cancel_backend(pid) FROM pg_stat_activity
-            WHERE application_name = 'iris-api' AND state <> 'idle';
-            PERFORM pg_stat_clear_snapshot(), pg_sleep(0.0005);
-        END LOOP;
-    END $$
-"""
-EAGER = Mix(batch_every=3, pause=0)
 
 
 def test_a_trigger_that_drops_one_row_of_fifty(open_trial: OpenTrial) -> None:
@@ -43,19 +33,15 @@ def test_a_trigger_that_drops_one_row_of_fifty(open_trial: OpenTrial) -> None:
 
 
 def test_transactions_are_cancelled_as_they_begin(open_trial: OpenTrial) -> None:
-    trial = open_trial("cancelled BEGINs")
-    service = trial.serve()
-    with trial.load(service.port, mixes=[EAGER]):
-        for _ in trial.rounds(20, at_least=4):
-            trial.until_stored(50)
-            cancel_until_refused(trial)
-            trial.until_recovered(service.port, since=time.monotonic())
-    verdict = trial.conclude(service.port, UNAVAILABLE, UNKNOWN)
-    assert verdict.whys[UNAVAILABLE] >= trial.times
-
-
-def cancel_until_refused(trial: Trial) -> None:
-    """Cancel whatever the service does, until it has refused something because of it."""
-    refused = trial.journal.counts["fail"]
-    while trial.journal.counts["fail"] == refused:
-        trial.postgres.execute(CANCEL)
+    """And as they end: the proxy answers as PostgreSQL does where pg_cancel_backend() is in time."""
+    trial = open_trial("cancelled BEGINs, COMMITs and ROLLBACKs")
+    with proxy_before(trial.postgres) as proxy:
+        service = trial.serve(proxy.port)
+        with trial.load(service.port, mixes=[Mix(batch_every=3)], beside=[reading(service.port)]):
+            for turn in trial.rounds(30, at_least=3):
+                trial.until_stored(20)
+                proxy.refuse(("BEGIN", "COMMIT", "ROLLBACK")[turn % 3])
+                poll_until(proxy.has_refused, "a transaction is cancelled")
+                trial.until_recovered(service.port, since=time.monotonic())
+                trial.until_stored(20)
+        trial.conclude(service.port, UNAVAILABLE)
