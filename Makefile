@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 IN_PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install run migrate train test fuzz faults check format load bench bench-peers bench-history bench-pieces image clean
+.PHONY: help install run migrate train test fuzz faults check format load bench bench-against bench-peers bench-history bench-pieces image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ load: $(INSTALLED) ## load a running server for LOAD_SECONDS (30) with LOAD_USER
 
 bench: $(INSTALLED) ## measure the service against an empty endpoint and the textbook's way
 	@exec $(BIN)/python -m benchmarks.bench
+
+bench-against: $(INSTALLED) ## measure its CPU time beside that of REVISION
+	@exec $(BIN)/python -m benchmarks.against $(REVISION)
 
 bench-peers: $(INSTALLED) ## measure it against LitServe, BentoML, MLServer and MLflow
 	@exec $(BIN)/python -m benchmarks.bench_peers

@@ -33,7 +33,7 @@ def test_a_trigger_that_drops_one_row_of_fifty(open_trial: OpenTrial) -> None:
 
 
 def test_transactions_are_cancelled_as_they_begin(open_trial: OpenTrial) -> None:
-    """And as they end: the proxy answers as PostgreSQL does where pg_cancel_backend() is in time."""
+    """And as they end. The proxy answers as PostgreSQL does after a pg_cancel_backend() in time."""
     trial = open_trial("cancelled BEGINs, COMMITs and ROLLBACKs")
     with proxy_before(trial.postgres) as proxy:
         service = trial.serve(proxy.port)
