@@ -159,6 +159,7 @@ def test_a_start_gets_past_what_is_left_of_a_socket_in_a_folder_of_its_own(
     (socket_dir / LOCK_FILES[1]).write_text(lock_file_content(other.pid, deep))
     (socket_dir / ".s.PGSQL.5432").touch()
     assert starts(deep)
+    socket_dir.rmdir()
 
 
 def test_a_start_ends_an_orphan_that_runs_on(used: Path) -> None:
