@@ -7,19 +7,24 @@ through no proxy, whatever the environment says of one.
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 
 _REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104, no binding
+_INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")  # as in settings.py, and ignored there
 _SECONDS = 4  # less than the Dockerfile's, so that there is time to say that they are over
 
 
 def address_of(environment: Mapping[str, str]) -> tuple[str, str]:
     """Where the service can be reached that has these settings; an empty one is as one unset."""
     host = environment.get("IRIS_HOST") or "127.0.0.1"
-    return _REACHABLE.get(host, host), environment.get("IRIS_PORT") or "8000"
+    port = environment.get("IRIS_PORT") or "8000"
+    if _INJECTED_PORT.fullmatch(port):
+        port = "8000"
+    return _REACHABLE.get(host, host), port
 
 
 def find_fault(host: str, port: str) -> str | None:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from iris_api.inference.artifact import Scores
 from iris_api.observability.logging import configure_logging, wants_console
-from iris_api.settings import Settings, load_settings, misspelt_settings
+from iris_api.settings import Settings, environment_warnings, load_settings
 
 _EXAMPLE = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 
@@ -87,6 +87,6 @@ def begin() -> tuple[Settings, Narrator]:
     settings = load_settings()
     configure_logging(settings)
     narrator = Narrator(settings)
-    for sentence in misspelt_settings():
+    for sentence in environment_warnings():
         narrator.log.warning(sentence)
     return settings, narrator

@@ -15,6 +15,12 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 LogFormat = Literal["auto", "console", "json"]
 Auth = Literal["off", "keys"]
 _ROOT_PATH = re.compile("(/[A-Za-z0-9._~-]+)*")
+_DEFAULT_PORT = 8000
+_INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")
+"""What Kubernetes sets IRIS_PORT to for a Service named ``iris``, and Docker for a link.
+
+https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+"""
 _LIKENESS = 0.75
 """Of a name to a setting's: AUHT is as like to AUTH, API_PORT is less so to PORT."""
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -38,7 +44,7 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", min_length=1, description="The address to listen on.")
     port: int = Field(
-        8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one."
+        _DEFAULT_PORT, ge=0, le=65535, description="The port to listen on; 0 takes a free one."
     )
     workers: int = Field(1, ge=1, le=64, description="Server processes.")
     root_path: str = Field(
@@ -165,6 +171,13 @@ class Settings(BaseSettings):
         8, ge=1, description="Seconds that accepted requests then have to finish."
     )
 
+    @field_validator("port", mode="before")
+    @classmethod
+    def _ignore_injected_port(cls, value: object) -> object:
+        if isinstance(value, str) and _INJECTED_PORT.fullmatch(value):
+            return _DEFAULT_PORT
+        return value
+
     @field_validator("root_path")
     @classmethod
     def _check_root_path(cls, value: str) -> str:
@@ -176,6 +189,21 @@ class Settings(BaseSettings):
     def model_dir(self) -> Path:
         """The folder that holds the model and its manifest."""
         return self.data_dir / "model"
+
+
+def environment_warnings() -> list[str]:
+    """A sentence for each variable of the environment that begins like a setting and is none."""
+    return [*_injected_settings(), *misspelt_settings()]
+
+
+def _injected_settings() -> list[str]:
+    return [
+        f"{variable} is ignored: Kubernetes has set it to the address of a Service, or Docker to "
+        f"that of a link, so the port is {_DEFAULT_PORT}. Set `enableServiceLinks: false` in the "
+        "pod's spec, or IRIS_PORT to a number."
+        for variable, value in sorted(os.environ.items())
+        if variable.upper() == "IRIS_PORT" and _INJECTED_PORT.fullmatch(value)
+    ]
 
 
 def misspelt_settings() -> list[str]:

@@ -7,6 +7,7 @@ are held.
 """
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -64,6 +65,15 @@ def held(react: React = lambda: None) -> Iterator[Callable[[], bool]]:
         _state.react = outer
         if _state.is_asked and outer is None:
             raise SystemExit(0)
+
+
+def ask_to_end() -> None:
+    """Ask this process to end, as SIGTERM does, from any thread; nothing where that would kill it.
+
+    Under pytest and Alembic's own command nobody handles SIGTERM.
+    """
+    if signal.getsignal(signal.SIGTERM) not in {signal.SIG_DFL, signal.SIG_IGN, None}:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

@@ -16,9 +16,7 @@ from tests.e2e.service import (
     run,
 )
 
-from iris_api.database.embedded import EmbeddedPostgres, database_of
-from iris_api.database.privileges import as_ordinary_user
-from iris_api.settings import Settings
+from iris_api.database.embedded import EmbeddedPostgres
 
 
 async def test_the_first_start_prepares_everything_and_the_second_finds_it(
@@ -107,18 +105,3 @@ def test_a_signal_at_any_moment_of_the_start_leaves_nothing_behind(
         assert service.stop(signal.SIGTERM) == 0, service.errors
         assert not is_alive(postmaster)
         service.leaves_nothing()
-
-
-def test_a_process_that_has_the_number_of_an_earlier_server_is_left_alone(data_dir: Path) -> None:
-    settings = Settings(data_dir=data_dir)
-    with database_of(settings):
-        pass
-    other = subprocess.Popen([*as_ordinary_user(), "sleep", "60"])
-    try:
-        (data_dir / "postgres" / "postmaster.pid").write_text(f"{other.pid}\n")
-        with database_of(settings):
-            assert postmaster_of(data_dir) != other.pid
-        assert other.poll() is None
-    finally:
-        other.kill()
-        other.wait()

@@ -58,7 +58,7 @@ def test_one_that_is_not_ready_says_why(start: Start, database: URL, tmp_path: P
     assert "answers 503: model: " in line
 
 
-@pytest.mark.parametrize("port", ["", "zebra"])
+@pytest.mark.parametrize("port", ["", "zebra", "tcp://10.96.12.3", "http://10.96.12.3:8000"])
 def test_one_that_is_not_there_is_named(port: str) -> None:
     port = port or str(free_port())
     result = check(IRIS_HOST="127.0.0.1", IRIS_PORT=port)
@@ -74,6 +74,8 @@ def test_one_that_is_not_there_is_named(port: str) -> None:
         ({"IRIS_HOST": "", "IRIS_PORT": ""}, ("127.0.0.1", "8000")),
         ({"IRIS_HOST": "0.0.0.0", "IRIS_PORT": "80"}, ("127.0.0.1", "80")),  # noqa: S104
         ({"IRIS_HOST": "::"}, ("::1", "8000")),
+        ({"IRIS_PORT": "tcp://10.96.12.3:8000"}, ("127.0.0.1", "8000")),  # Kubernetes'
+        ({"IRIS_PORT": "tcp://[fd00::1]:9000"}, ("127.0.0.1", "8000")),
         ({"IRIS_HOST": "iris.example"}, ("iris.example", "8000")),
     ],
 )

@@ -84,3 +84,13 @@ def test_a_misspelt_setting_is_warned_of(folder: Path, tmp_path: Path) -> None:
     assert warning["event"] == "IRIS_AUHT is no setting; is IRIS_AUTH meant?"
     assert warning["level"] == "warning"
     assert "IRIS_SERVICE_HOST" not in result.stderr
+
+
+def test_migrate_with_the_port_of_a_kubernetes_service_warns_and_goes_on(
+    folder: Path, tmp_path: Path
+) -> None:
+    result = run(folder, "migrate", data_dir=tmp_path / "data", port="tcp://10.96.12.3:8000")
+    assert result.returncode == 0, result.stderr
+    [warning] = [json.loads(line) for line in result.stderr.splitlines() if "IRIS_PORT" in line]
+    assert "`enableServiceLinks: false`" in warning["event"]
+    assert warning["level"] == "warning"

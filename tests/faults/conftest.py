@@ -5,11 +5,12 @@ PostgreSQL.
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+from tests.faults.embedded import EmbeddedServer
 from tests.faults.pooling import POOLED
 from tests.faults.postgres import Postgres
 from tests.faults.report import Line, table
@@ -51,9 +52,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 
 
 @pytest.fixture
-def open_trial(cluster: Postgres, trained_model: Path, tmp_path: Path) -> Iterator[OpenTrial]:
+def trials() -> Iterator[list[Trial]]:
+    """The trials of one test, each of which is finished and cleaned up."""
     trials: list[Trial] = []
+    try:
+        yield trials
+        for trial in trials:
+            trial.finish()
+    finally:
+        for trial in trials:
+            trial.clean_up()
 
+
+@pytest.fixture
+def open_trial(
+    cluster: Postgres, trained_model: Path, tmp_path: Path, trials: list[Trial]
+) -> OpenTrial:
     def open_trial(
         fault: str, *options: str, where: Path | None = None, unpooled: str = ""
     ) -> Trial:
@@ -65,13 +79,23 @@ def open_trial(cluster: Postgres, trained_model: Path, tmp_path: Path) -> Iterat
         postgres.start(*options)
         return trial
 
-    try:
-        yield open_trial
-        for trial in trials:
-            trial.finish()
-    finally:
-        for trial in trials:
-            trial.clean_up()
+    return open_trial
+
+
+@pytest.fixture
+def open_embedded_trial(
+    data_dir: Path, tmp_path: Path, trials: list[Trial]
+) -> Callable[[str], tuple[Trial, EmbeddedServer]]:
+    """Begins a fault's trial, on the PostgreSQL that the service runs itself."""
+    if POOLED:
+        pytest.skip("not through PgBouncer: the embedded PostgreSQL is the service's own")
+
+    def open_trial(fault: str) -> tuple[Trial, EmbeddedServer]:
+        server = EmbeddedServer(data_dir)
+        trials.append(Trial(fault, server, tmp_path, data_dir, _lines))
+        return trials[-1], server
+
+    return open_trial
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,5 +1,6 @@
 """What several unit tests share. None of these needs a database."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,12 @@ def manifest(
 @pytest.fixture
 def metrics() -> Metrics:
     return Metrics()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without certificates, in an environment without libpq's variables."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        monkeypatch.delenv(name)
+    return tmp_path

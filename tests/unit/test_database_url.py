@@ -2,7 +2,7 @@ import traceback
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
+from tests.unit.urls import translated
 
 from iris_api.database.url import database_url
 from iris_api.errors import ConfigurationError
@@ -21,11 +21,6 @@ EwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIhAOpPkFslngTan9kcaT5cnlYi
 Tw==
 -----END CERTIFICATE-----
 """
-
-
-def translated(url: str) -> str:
-    settings = Settings(database_url=SecretStr(url))
-    return database_url(settings).render_as_string(hide_password=False)
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
@@ -122,14 +117,6 @@ def test_a_parameter_that_is_given_twice_is_refused(query: str) -> None:
 def test_a_cache_below_nothing_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="cache_size below 0"):
         translated("postgresql://db/iris?prepared_statement_cache_size=-1")
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where libpq looks for the certificate to verify by; nothing is there."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("PGSSLROOTCERT", raising=False)
-    return tmp_path
 
 
 @pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])

@@ -5,7 +5,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from iris_api.errors import ConfigurationError
-from iris_api.settings import Settings, load_settings, misspelt_settings
+from iris_api.settings import Settings, environment_warnings, load_settings, misspelt_settings
 
 WRONG = {
     "IRIS_MAX_BATCH": "-70007",
@@ -114,6 +114,62 @@ def test_a_variable_that_is_right_or_anothers_is_left_alone(
 ) -> None:
     monkeypatch.setenv(name, "")
     assert misspelt_settings() == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "tcp://10.96.12.3:8000",
+        "udp://10.96.12.3:53",
+        "sctp://10.96.12.3:9",
+        "tcp://[fd00:10:96::1]:8000",  # kubelet's brackets around IPv6
+        "tcp://172.17.0.2:8000",  # Docker's legacy links
+    ],
+)
+@pytest.mark.parametrize("name", ["IRIS_PORT", "iris_port"])
+def test_iris_port_of_a_kubernetes_service_is_ignored_and_warned_of(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert load_settings().port == 8000
+    [sentence] = environment_warnings()
+    assert sentence.startswith(f"{name} is ignored: Kubernetes")
+    assert "`enableServiceLinks: false`" in sentence
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["tcp://10.96.12.3", "tcp://10.96.12.3:", "tcp://", "http://10.96.12.3:8000", "10.96.12.3:8000",
+     "8000/tcp", "80 00", "eighty", "tcp://10.96.12.3:8000 "],
+)  # fmt: skip
+def test_iris_port_that_is_malformed_in_another_way_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("IRIS_PORT", value)
+    with pytest.raises(ConfigurationError, match="IRIS_PORT: "):
+        load_settings()
+    assert environment_warnings() == []
+
+
+def test_all_that_kubernetes_injects_for_a_service_named_iris_does_no_harm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {
+        "IRIS_SERVICE_HOST": "10.96.12.3",
+        "IRIS_SERVICE_PORT": "8000",
+        "IRIS_SERVICE_PORT_HTTP": "8000",
+        "IRIS_PORT": "tcp://10.96.12.3:8000",
+        "IRIS_PORT_8000_TCP": "tcp://10.96.12.3:8000",
+        "IRIS_PORT_8000_TCP_PROTO": "tcp",
+        "IRIS_PORT_8000_TCP_PORT": "8000",
+        "IRIS_PORT_8000_TCP_ADDR": "10.96.12.3",
+        "IRIS_NAME": "/api/iris",  # Docker's
+        "IRIS_ENV_IRIS_WORKERS": "2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.workers) == ("127.0.0.1", 8000, 1)
+    assert len(environment_warnings()) == 1
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

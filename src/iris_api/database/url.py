@@ -1,30 +1,26 @@
 """PostgreSQL's URL: what the service takes for one, and how asyncpg is told of it."""
 
 import os
-import ssl
 from collections.abc import Mapping
-from pathlib import Path
-from urllib.parse import urlencode
+from typing import Any
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from iris_api.database import pg_variables, tls
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
 
 _SEVERAL = frozenset({"host", "port"})
 """What may be given once for each of several hosts."""
-_TLS_FILES = ("sslrootcert", "sslcert", "sslkey")
-_PARAMETERS = _SEVERAL | {"ssl", "prepared_statement_cache_size", *_TLS_FILES}
-_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-_VERIFYING = ("verify-ca", "verify-full")
-_ROOT_OF_LIBPQ = "~/.postgresql/root.crt"
+_PARAMETERS = _SEVERAL | {"ssl", "prepared_statement_cache_size", *tls.PARAMETERS}
 
 
 def database_url(settings: Settings) -> URL:
     """The settings' URL, with asyncpg as its driver and libpq's parameters in asyncpg's words.
 
-    Raises `ConfigurationError` where none is set, or where it is not one of PostgreSQL.
+    Raises `ConfigurationError` where none is set, where it is not one of PostgreSQL, or where
+    asyncpg could not use it with the PG* variables of the environment.
     """
     if settings.database_url is None:
         raise ConfigurationError(
@@ -46,7 +42,7 @@ def database_url(settings: Settings) -> URL:
         url = url.update_query_dict({"ssl": url.query["sslmode"]})
         url = url.difference_update_query(["sslmode"])
     _check_parameters(url)
-    return _with_tls_files(url)
+    return tls.with_files(url)
 
 
 def _check_parameters(url: URL) -> None:
@@ -61,15 +57,35 @@ def _check_parameters(url: URL) -> None:
         raise ConfigurationError(
             f"IRIS_DATABASE_URL has more than one {', '.join(twice)}. Give one of each."
         )
-    if single.get("ssl", "prefer") not in _SSL_MODES:
+    if single.get("ssl", "prefer") not in pg_variables.SSL_MODES:
         raise ConfigurationError(
-            f"IRIS_DATABASE_URL has an sslmode that is none of {', '.join(_SSL_MODES)}."
+            f"IRIS_DATABASE_URL has an sslmode that is none of {', '.join(pg_variables.SSL_MODES)}."
         )
-    _check_numbers(url)
-    _check_tls_files(single)
+    arguments = _check_numbers(url)
+    hosts = _as_list(arguments.get("host"))
+    mode = single.get("ssl", "")
+    pg_variables.check(hosts, has_port="port" in arguments, mode=mode)
+    mode = mode or os.environ.get("PGSSLMODE") or _default_mode(hosts)
+    tls.check_files(single, mode)
+    if mode != "disable":
+        tls.leave_home_that_is_closed()
 
 
-def _check_numbers(url: URL) -> None:
+def _default_mode(hosts: list[str]) -> str:
+    """The sslmode that asyncpg takes where none is given: over Unix sockets there is no TLS."""
+    hosts = hosts or pg_variables.hosts_of_environment()
+    return "disable" if hosts and all(host.startswith("/") for host in hosts) else "prefer"
+
+
+def _as_list(value: Any) -> list[Any]:
+    """One host or port, several, or none, as a list."""
+    if isinstance(value, list):
+        return value
+    return [] if value in {None, ""} else [value]
+
+
+def _check_numbers(url: URL) -> Mapping[str, Any]:
+    """Return the arguments that asyncpg will get."""
     misfit = ConfigurationError(
         "IRIS_DATABASE_URL has a host, a port or a prepared_statement_cache_size that does not "
         "fit. The latter two are numbers, and each of several hosts needs a port: "
@@ -81,52 +97,10 @@ def _check_numbers(url: URL) -> None:
         _, arguments = url.get_dialect()().create_connect_args(url)
     except (ArgumentError, ValueError):
         raise misfit from None
-    ports = arguments.get("port", 5432)
-    if not all(0 < port < 2**16 for port in (ports if isinstance(ports, list) else [ports])):
+    if not all(0 < port < 2**16 for port in _as_list(arguments.get("port", 5432))):
         raise ConfigurationError("IRIS_DATABASE_URL has a port that is not from 1 to 65535.")
     if arguments.get("prepared_statement_cache_size", 0) < 0:
         raise ConfigurationError(
             "IRIS_DATABASE_URL has a prepared_statement_cache_size below 0; 0 turns it off."
         )
-
-
-def _check_tls_files(query: Mapping[str, str]) -> None:
-    """Read the files of TLS, and what asyncpg would verify by where none was given."""
-    files = {name: query[name] for name in _TLS_FILES if name in query}
-    if query.get("ssl") in _VERIFYING and "sslrootcert" not in files:
-        root = Path(_ROOT_OF_LIBPQ).expanduser()
-        files["sslrootcert"] = os.environ.get("PGSSLROOTCERT") or str(root)
-    for name, file in files.items():
-        try:
-            Path(file).open("rb").close()
-        except OSError as error:
-            raise ConfigurationError(
-                f"IRIS_DATABASE_URL asks for TLS, and {file} cannot be read: {error.strerror}. "
-                f"Set its parameter {name} to a PEM file that this process can read."
-            ) from None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        if "sslrootcert" in files:
-            context.load_verify_locations(files["sslrootcert"])
-    except ssl.SSLError:
-        raise ConfigurationError(
-            f"{files['sslrootcert']} holds no certificate. Set sslrootcert of IRIS_DATABASE_URL to "
-            "a PEM file with that of the authority that signed the server's."
-        ) from None
-    try:
-        if "sslcert" in files and "sslkey" in files:
-            context.load_cert_chain(files["sslcert"], files["sslkey"], password="")
-    except ssl.SSLError:
-        raise ConfigurationError(
-            "sslcert and sslkey of IRIS_DATABASE_URL are no certificate and its key. Set them to "
-            "PEM files that belong together; the key has no passphrase."
-        ) from None
-
-
-def _with_tls_files(url: URL) -> URL:
-    """Put the files of TLS where asyncpg takes them: in a DSN, beside its other arguments."""
-    files = {name: url.query[name] for name in _TLS_FILES if name in url.query}
-    if not files:
-        return url
-    url = url.difference_update_query(_TLS_FILES)
-    return url.update_query_dict({"dsn": f"postgresql://?{urlencode(files)}"})
+    return arguments

@@ -1,0 +1,202 @@
+"""The embedded PostgreSQL's process: started, watched, started again when it ends, stopped."""
+
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from iris_api import signals
+from iris_api.errors import ConfigurationError
+
+MOST_ENDS = 5
+SECONDS_OF_ENDS = 60.0
+"""A server that ends so often within this time is not started again."""
+_START_SECONDS = 60  # crash recovery included
+_STOP_SECONDS = 20
+_RELEASE_SECONDS = 20.0
+"""What the backends of a killed server may take to notice; statements end after a few seconds."""
+_IN_USE = ("pre-existing shared memory block", "lock file")
+"""What PostgreSQL says of an earlier server that has not let go of everything yet."""
+_LOG_BYTES, _LOG_LINES = 65_536, 10
+_LONGEST_PAUSE = 8.0
+log = structlog.get_logger("iris_api")
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a server ended."""
+
+    was_ready: bool
+    exit_code: int | None = None
+    """Negative: the signal's number. None: it was not even started."""
+    how: str = ""
+    said: str = ""
+    """The last lines that it logged."""
+
+
+class Postmaster:
+    """One PostgreSQL server, in a thread that lives as long as the server is wanted.
+
+    The thread starts every process itself: the ``--pdeathsig`` of `as_ordinary_user` is sent when
+    the *thread* that started the process ends, not the process of that thread.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        log_file: Path,
+        *,
+        prepare: Callable[[Callable[[], bool]], None],
+        is_ready: Callable[[int], bool],
+    ) -> None:
+        """Take what to run, and where its output goes.
+
+        ``prepare`` is called before each start, with a function that tells whether to give up;
+        ``is_ready`` tells whether the server with this pid takes connections.
+        """
+        self._command = command
+        self._log_file = log_file
+        self._prepare = prepare
+        self._is_ready = is_ready
+        self._process: subprocess.Popen[bytes] | None = None
+        self._starting = threading.Lock()
+        """Held while a process is started, so that a stop either prevents it or sees it."""
+        self._is_stopping = threading.Event()
+        self._has_been_ready = threading.Event()
+        self._failure: ConfigurationError | None = None
+        self._thread = threading.Thread(target=self._run, name="postmaster", daemon=True)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the server for the length of the block.
+
+        Raises `ConfigurationError` where it does not start; and, whatever else comes out of the
+        block, where it ended `MOST_ENDS` times within `SECONDS_OF_ENDS`, of which the block is
+        told as by SIGTERM.
+        """
+        try:
+            with signals.held() as is_asked:
+                self._thread.start()
+                self._wait_until_ready(is_asked)
+            yield
+        finally:
+            try:
+                with signals.held():
+                    self._stop()
+            finally:
+                if self._failure is not None:
+                    raise self._failure
+
+    def _wait_until_ready(self, is_given_up: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._has_been_ready.wait(0.05):
+            if is_given_up():
+                return
+            if self._failure is None and time.monotonic() > deadline:
+                how = f"It was not ready after {_START_SECONDS} s."
+                self._failure = self._failed_start(how, self._last_words(0))
+            if self._failure is not None:
+                raise self._failure
+
+    def _stop(self) -> None:
+        """Fast shutdown, then immediate, then SIGKILL; PostgreSQL recovers from each."""
+        with self._starting:
+            self._is_stopping.set()
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+            if self._process is not None:
+                self._process.send_signal(number)
+            self._thread.join(_STOP_SECONDS)
+            if not self._thread.is_alive():
+                return
+
+    def _run(self) -> None:
+        """Start the server, and again when it ends unasked, until it has failed too often."""
+        ends: list[float] = []
+        pause = 0.0
+        patience = time.monotonic() + _RELEASE_SECONDS
+        while not self._is_stopping.wait(pause):
+            end = self._serve()
+            if self._is_stopping.is_set():
+                return
+            if self._is_in_use(end) and time.monotonic() < patience:
+                pause = 0.1
+                continue
+            if not self._has_been_ready.is_set():
+                self._failure = self._failed_start(end.how, end.said)
+                return
+            now = time.monotonic()
+            ends = [*(one for one in ends if one > now - SECONDS_OF_ENDS), now]
+            log.warning("embedded_postgresql_ended", exit_code=end.exit_code, how=end.how)
+            if len(ends) >= MOST_ENDS:
+                self._give_up(end)
+                return
+            pause = 0.0 if end.was_ready else min(max(1.0, 2 * pause), _LONGEST_PAUSE)
+            patience = now + _RELEASE_SECONDS
+
+    def _serve(self) -> _End:
+        """Start the server and wait for its end."""
+        began = time.monotonic()
+        try:
+            self._prepare(self._is_stopping.is_set)
+            with self._starting, self._log_file.open("ab") as output:
+                if self._is_stopping.is_set():
+                    return _End(was_ready=False)
+                offset = output.tell()
+                self._process = process = subprocess.Popen(  # noqa: S603, the wheel's own program
+                    self._command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,  # a terminal's Ctrl-C is for the service, which ends it
+                )
+        except OSError as error:
+            return _End(was_ready=False, how=f"It could not be started: {error.strerror}.")
+        while not (was_ready := self._is_ready(process.pid)) and process.poll() is None:
+            time.sleep(0.01)
+        if was_ready:
+            if self._has_been_ready.is_set():
+                seconds = round(time.monotonic() - began, 2)
+                log.info("embedded_postgresql_ready", pid=process.pid, seconds=seconds)
+            self._has_been_ready.set()
+        code = process.wait()
+        return _End(was_ready, code, _how_it_ended(code), self._last_words(offset))
+
+    @staticmethod
+    def _is_in_use(end: _End) -> bool:
+        return not end.was_ready and any(words in end.said for words in _IN_USE)
+
+    def _failed_start(self, how: str, said: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"The embedded PostgreSQL did not start. {how} {self._log_file} says:\n{said}"
+        )
+
+    def _give_up(self, end: _End) -> None:
+        self._failure = ConfigurationError(
+            f"The embedded PostgreSQL ended {MOST_ENDS} times within {SECONDS_OF_ENDS:g} s, so the "
+            f"service stops. {end.how} {self._log_file} says of its last start:\n{end.said}"
+        )
+        signals.ask_to_end()
+
+    def _last_words(self, offset: int) -> str:
+        """The last lines of the log that stand behind ``offset``."""
+        try:
+            with self._log_file.open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(min(offset, size), size - _LOG_BYTES))
+                text = file.read().decode(errors="replace")
+        except OSError as error:
+            return f"({error.strerror})"
+        return "\n".join(text.splitlines()[-_LOG_LINES:])
+
+
+def _how_it_ended(code: int) -> str:
+    """A sentence."""
+    if code >= 0:
+        return f"It exited with code {code}."
+    return f"Signal {-code} ended it ({signal.strsignal(-code)})."

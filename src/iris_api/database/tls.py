@@ -1,0 +1,133 @@
+"""The files of TLS to PostgreSQL: which ones asyncpg will read, and whether it can."""
+
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlencode
+
+import structlog
+from sqlalchemy import URL
+
+from iris_api.database.pg_variables import ENCRYPTING
+from iris_api.errors import ConfigurationError
+
+PARAMETERS = ("sslrootcert", "sslcert", "sslkey")
+"""Of the URL, each of which names a file."""
+_VERIFYING = ("verify-ca", "verify-full")
+_FOLDER = "~/.postgresql"
+_DEFAULTS = {
+    "sslrootcert": "root.crt",
+    "sslcrl": "root.crl",
+    "sslcert": "postgresql.crt",
+    "sslkey": "postgresql.key",
+}
+"""What is read from the folder where neither the URL nor a variable names a file."""
+_OF_THE_SERVER = ("sslrootcert", "sslcrl")
+"""Read only where the server has to show a certificate."""
+_NO_HOME = "/nonexistent"
+log = structlog.get_logger("iris_api")
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: str
+    advice: str
+
+
+def check_files(query: Mapping[str, str], mode: str) -> None:
+    """Read the files that asyncpg would read for this sslmode at each connection.
+
+    Raises `ConfigurationError`, which names the file at fault.
+    """
+    by_variable = "ssl" not in query and os.environ.get("PGSSLMODE")
+    asker = "PGSSLMODE in the environment" if by_variable else "IRIS_DATABASE_URL"
+    files = _files(query, mode)
+    for file in files.values():
+        try:
+            Path(file.path).open("rb").close()
+        except OSError as error:
+            raise ConfigurationError(
+                f"{asker} asks for TLS, and {file.path} cannot be read: {error.strerror}. "
+                f"{file.advice}"
+            ) from None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if "sslrootcert" in files:
+            context.load_verify_locations(files["sslrootcert"].path)
+    except ssl.SSLError:
+        raise ConfigurationError(
+            f"{files['sslrootcert'].path} holds no certificate. Set sslrootcert of "
+            "IRIS_DATABASE_URL to a PEM file with that of the authority that signed the server's."
+        ) from None
+    try:
+        if "sslcert" in files:
+            key = files["sslkey"].path if "sslkey" in files else None
+            context.load_cert_chain(files["sslcert"].path, key, password="")
+    except ssl.SSLError:
+        raise ConfigurationError(
+            f"{files['sslcert'].path} holds no certificate, or its key does not belong to it. Set "
+            "sslcert and sslkey of IRIS_DATABASE_URL to PEM files that belong together; the key "
+            "has no passphrase."
+        ) from None
+
+
+def _files(query: Mapping[str, str], mode: str) -> dict[str, _File]:
+    """The files by the name of their parameter, found as asyncpg finds them."""
+    files = {}
+    for name, default in _DEFAULTS.items():
+        is_looked_for = mode in ENCRYPTING if name in _OF_THE_SERVER else mode != "disable"
+        variable = f"PG{name.upper()}"
+        if name in query:
+            files[name] = _File(query[name], _advice(name))
+        elif is_looked_for and os.environ.get(variable):
+            files[name] = _File(os.environ[variable], f"Change {variable} or unset it.")
+        elif is_looked_for:
+            path = f"{_FOLDER}/{default}"
+            is_needed = name == "sslrootcert" and mode in _VERIFYING
+            if is_needed or _exists(path):
+                files[name] = _File(os.path.expanduser(path), _advice(name))  # noqa: PTH111, RuntimeError
+    if "sslcert" not in files and "sslkey" not in query:
+        files.pop("sslkey", None)
+    return files
+
+
+def _advice(name: str) -> str:
+    if name not in PARAMETERS:
+        return "Let this process read it, or remove it."
+    return f"Set {name} of IRIS_DATABASE_URL to a PEM file that this process can read."
+
+
+def _exists(path: str) -> bool:
+    """Whether there is such a file; none where this process may not look, or has no home."""
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError):
+        return False
+
+
+def leave_home_that_is_closed() -> None:
+    """Have asyncpg find no ~/.postgresql where this process may not look into it.
+
+    supervisord's ``user=`` and ``sudo -E`` leave HOME as root's. asyncpg would fail of that at each
+    connection, and takes no other word for "no client certificate" than a home without one. Changes
+    HOME for this process and its workers.
+    """
+    folder = Path(os.path.expanduser(_FOLDER))  # noqa: PTH111, Path's raises where there is no home
+    try:
+        (folder / _DEFAULTS["sslkey"]).stat()
+    except PermissionError:
+        log.warning("client_certificate_not_looked_for", folder=str(folder), reason="permissions")
+        os.environ["HOME"] = _NO_HOME
+    except OSError:
+        pass  # such as there being none; asyncpg gets past that
+
+
+def with_files(url: URL) -> URL:
+    """Put the files of TLS where asyncpg takes them: in a DSN, beside its other arguments."""
+    files = {name: url.query[name] for name in PARAMETERS if name in url.query}
+    if not files:
+        return url
+    url = url.difference_update_query(PARAMETERS)
+    return url.update_query_dict({"dsn": f"postgresql://?{urlencode(files)}"})
