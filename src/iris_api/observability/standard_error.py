@@ -1,95 +1,134 @@
-"""Standard error for a log that must not hold up the service it tells of."""
+"""Standard error as a log, which no writer waits for, and no writer fails because of."""
 
+import atexit
 import functools
 import os
 import select
-import socket
 import stat
 import threading
-from collections.abc import Callable
 from typing import TextIO, cast
 
 import structlog
 
-_PATIENCE_MS = 100
-"""How long a reader who does not read keeps the service waiting, once."""
-
-Send = Callable[[bytes], int]
-"""Writes what is taken at once, and returns how much that was; `BlockingIOError`: nothing."""
+_MOST_WAITING = 2**20
+"""Characters that may wait for a reader; lines beyond that are dropped."""
+_SECONDS_TO_DRAIN = 0.5
 log = structlog.get_logger("iris_api")
 
 
 @functools.lru_cache(maxsize=1)
 def unblocked(stream: TextIO) -> TextIO:
-    """The stream, made such that a reader who stops reading does not stop who writes.
+    """A stream that writes to the same file, but never waits and never raises.
 
-    Where it is a pipe or a socket, for a file and a terminal have no such reader; elsewhere than on
-    Linux it stays as it is.
+    A stream without a file descriptor, as tests have it, is returned itself.
     """
     try:
-        send = _sender_to(stream.fileno())
-    except OSError:  # none of the system's, or no way to it
+        fileno = stream.fileno()
+        mode = os.fstat(fileno).st_mode
+    except (OSError, ValueError):
         return stream
-    return stream if send is None else cast(TextIO, _Unblocked(send, stream.fileno()))
+    has_reader = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fileno)
+    return cast(TextIO, _Queue(fileno) if has_reader else _File(fileno))
 
 
-class _Unblocked:
-    """Text for a reader; where that one is stalled, it is dropped, and what was lost is counted."""
+def drain() -> None:
+    """Give the reader of standard error 0.5 s to take the lines that wait.
 
-    def __init__(self, send: Send, fileno: int) -> None:
-        self._send = send
-        self._room = select.poll()
-        self._room.register(fileno, select.POLLOUT)
-        self._lock = threading.Lock()  # the model's threads may log as well
-        self._rest = b""
-        """Of the last text that was not dropped; while there is any, the reader is stalled."""
-        self._lost_lines = 0
+    Runs at the interpreter's end; call it where a signal ends the process without that.
+    """
+    for queue in _queues:
+        queue.drain()
+
+
+class _File:
+    """Writes at once. Lines that cannot be written, as on a full disk, are dropped and counted."""
+
+    def __init__(self, fileno: int) -> None:
+        self._fileno = fileno
+        self._dropped = 0
+        self._is_torn = False
+        """Whether the last line in the file has no end."""
 
     def write(self, text: str) -> None:
-        """Write the text, waiting shortly for its reader, or drop it."""
-        with self._lock:
-            self._push()
-            if self._rest:
-                self._lost_lines += text.count("\n")
-                return
-            lost, self._lost_lines = self._lost_lines, 0
-            self._rest = text.encode(errors="backslashreplace")
-            self._push()
-            while self._rest and self._room.poll(_PATIENCE_MS):
-                self._push()
-        if lost:
-            log.warning("lines of the log are lost, for it was not read", lines=lost)
+        """Write the text, or drop it."""
+        if not self._write(text):
+            self._dropped += text.count("\n")
+        elif self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            log.warning("log_lines_dropped", lines=dropped)
 
     def flush(self) -> None:
-        """Do nothing: what was written is with the system, or waits for the reader."""
+        """Do nothing: `write` keeps nothing back."""
 
-    def _push(self) -> None:
+    def _write(self, text: str) -> bool:
+        """Write the text, however long it takes; False where the file does not take it.
+
+        In pieces that a pipe takes whole, or the lines of several workers would mix.
+        """
+        data = b"\n" * self._is_torn + text.encode(errors="backslashreplace")
+        start = 0
         try:
-            while self._rest:
-                self._rest = self._rest[self._send(self._rest) :]
-        except BlockingIOError:
-            pass
-        except OSError:  # nobody reads any more
-            self._rest = b""
+            while start < len(data):
+                end = data.rfind(b"\n", start, start + select.PIPE_BUF) + 1
+                start += self._write_some(data[start : end or start + select.PIPE_BUF])
+        except OSError:
+            if start:
+                self._is_torn = data[start - 1] != ord("\n")
+            return False
+        self._is_torn = False
+        return True
+
+    def _write_some(self, data: bytes) -> int:
+        while True:
+            try:
+                return os.write(self._fileno, data)
+            except BlockingIOError:  # another process that shares the file has made it so
+                room = select.poll()
+                room.register(self._fileno, select.POLLOUT)
+                room.poll()
 
 
-def _sender_to(fileno: int) -> Send | None:
-    """How to write there without waiting, whatever others who write there do.
+class _Queue(_File):
+    """Writes in a thread, which alone waits for the reader. Lines beyond a bound are dropped."""
 
-    A pipe is opened anew, since whether it waits is kept with what was opened, which is shared.
-    """
-    mode = os.fstat(fileno).st_mode
-    if stat.S_ISFIFO(mode):
-        own = os.open(f"/proc/self/fd/{fileno}", os.O_WRONLY | os.O_NONBLOCK)
-        return functools.partial(os.write, own)
-    if stat.S_ISSOCK(mode):
-        return functools.partial(_send_to_socket, fileno)
-    return None
+    def __init__(self, fileno: int) -> None:
+        super().__init__(fileno)
+        self._changed = threading.Condition()
+        self._texts: list[str] = []
+        self._waiting = 0
+        """Characters that are not written yet."""
+        _queues.append(self)
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def write(self, text: str) -> None:
+        """Leave the text to the thread, or drop it."""
+        with self._changed:
+            if self._waiting + len(text) > _MOST_WAITING:
+                self._dropped += text.count("\n")
+                return
+            self._texts.append(text)
+            self._waiting += len(text)
+            self._changed.notify_all()
+
+    def drain(self) -> None:
+        """Return when all is written, or after `_SECONDS_TO_DRAIN`."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting, _SECONDS_TO_DRAIN)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._texts)
+                text = "".join(self._texts)
+                self._texts.clear()
+            self._write(text)  # False where the reader is gone, who misses nothing
+            with self._changed:
+                self._waiting -= len(text)
+                dropped, self._dropped = self._dropped, 0
+                self._changed.notify_all()
+            if dropped:
+                log.warning("log_lines_dropped", lines=dropped)
 
 
-def _send_to_socket(fileno: int, data: bytes) -> int:
-    connection = socket.socket(fileno=fileno)
-    try:
-        return connection.send(data, socket.MSG_DONTWAIT)
-    finally:
-        connection.detach()  # it is not ours to close
+_queues: list[_Queue] = []
+atexit.register(drain)
