@@ -153,7 +153,7 @@ class Recorder:
             for row, outcome in zip(group, stored, strict=True)
             if isinstance(outcome, StoredAs) and outcome.earlier_answer is None
         ]
-        self._metrics.group_rows.observe(len(new))
+        self._metrics.observe_group(len(new))
         self._metrics.count_predictions((row.prediction_label, row.model_version) for row in new)
         return stored
 
