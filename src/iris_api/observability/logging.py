@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as _quoted
+from pathlib import Path
 from typing import TextIO
 
 import structlog
@@ -89,6 +91,8 @@ def configure_logging(settings: Settings) -> None:
 
     Call it once for each process; a second call replaces the first.
     """
+    if sys.stderr is None:  # closed by whatever has started the process
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115, it stays open
     level = logging.getLevelNamesMapping()[settings.log_level]
     console = wants_console(settings)
     shared: list[Processor] = [

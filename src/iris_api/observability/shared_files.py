@@ -31,9 +31,10 @@ def claim_files(folder: Path) -> None:
     """
     folder.mkdir(exist_ok=True)  # where it was tidied away since the parent has made it
     slot = _claim_slot(folder)
-    (folder / f"gauge_livesum_{slot}.db").unlink(missing_ok=True)  # of a worker that has ended
     for kind, size in _BYTES.items():
         _reserve(folder / f"{kind}_{slot}.db", size)
+    with (folder / f"gauge_livesum_{slot}.db").open("r+b") as gauges:
+        gauges.write(bytes(_BYTES["gauge_livesum"]))  # those of the worker that has ended are none
     prometheus_client.values.ValueClass = prometheus_client.values.MultiProcessValue(  # type: ignore[no-untyped-call]
         process_identifier=lambda: slot
     )
@@ -87,7 +88,7 @@ class AllWorkers(MultiProcessCollector):
 def _has_size(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.stat().st_size > 0
-    except FileNotFoundError:  # a worker that takes over a slot drops the gauges in it
+    except FileNotFoundError:
         return False
 
 
