@@ -173,6 +173,7 @@ def _metrics_folder() -> Iterator[None]:
         folder = TemporaryDirectory(prefix="iris-metrics-", ignore_cleanup_errors=True)
     except OSError as error:
         warn_of_unshared_metrics("no folder for temporary files", error)
+        os.environ.pop(FOLDER_VARIABLE, None)  # somebody else's, which is not the workers'
         yield
         return
     with folder as path:

@@ -15,7 +15,7 @@ from uvicorn import Config
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from iris_api.listener import SECONDS_TO_CONNECT, turn_away
-from iris_api.observability.shared_files import FOLDER_VARIABLE
+from iris_api.observability.shared_files import FOLDER_VARIABLE, remove_folder
 
 _SECONDS_BETWEEN_SIGNALS = 0.1
 _SECONDS_TO_NOTE = 0.05
@@ -234,6 +234,7 @@ def end_with_parent() -> None:
     def wait() -> None:
         parent.join()
         log.warning("the parent of the workers is gone, so this one stops")
+        remove_folder()
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, name="parent", daemon=True).start()

@@ -131,7 +131,7 @@ def test_workers_that_cannot_begin_are_begun_ever_less_often_and_why_is_told(
     begin: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "broken"
-    program = f"import pathlib\nif pathlib.Path({str(broken)!r}).exists(): raise SystemExit(3)\n"
+    program = f"import os\nif os.path.exists({str(broken)!r}):\n    os._exit(3)\n"
     (tmp_path / "sitecustomize.py").write_text(program)  # which each interpreter runs
     paths = [str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
@@ -210,6 +210,8 @@ def test_a_worker_that_hangs_does_not_keep_the_service(begin: Callable[..., Serv
 def test_workers_end_with_their_parent_though_it_was_killed(begin: Callable[..., Service]) -> None:
     service = begin(workers=WORKERS)
     workers = workers_of(service)
+    folder = metrics_folder(workers[0])
     assert service.stop(signal.SIGKILL) == -signal.SIGKILL
     poll_until(lambda: not any(map(is_alive, workers)), "they have ended")
+    assert not folder.exists()
     begin(workers=WORKERS, port=service.port)

@@ -7,6 +7,7 @@ worker has ended. So the files do not grow in number, however often workers end.
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
@@ -44,6 +45,12 @@ def share_nothing() -> None:
     """Have the metrics that this process makes from now on in its own memory."""
     os.environ.pop(FOLDER_VARIABLE, None)
     prometheus_client.values.ValueClass = prometheus_client.values.MutexValue
+
+
+def remove_folder() -> None:
+    """Remove the folder and its files, which go on to be written to; for when the parent cannot."""
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _claim_slot(folder: Path) -> int:
