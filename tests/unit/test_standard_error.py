@@ -48,9 +48,20 @@ def a_pipe_that_does_not_wait() -> tuple[int, int]:
     return reading, writing
 
 
-@pytest.fixture(params=[a_pipe, a_socket, a_terminal, a_pipe_that_does_not_wait])
-def ends(request: pytest.FixtureRequest) -> Iterator[tuple[int, TextIO]]:
+def a_pipe_of_another_user() -> tuple[int, int]:
+    """It cannot be opened anew; the fixture sees to that."""
+    return os.pipe()
+
+
+@pytest.fixture(
+    params=[a_pipe, a_socket, a_terminal, a_pipe_that_does_not_wait, a_pipe_of_another_user]
+)
+def ends(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[int, TextIO]]:
     """The reader's end, and the writer's, as the system gives it to a program."""
+    if request.param is a_pipe_of_another_user:
+        monkeypatch.setattr(standard_error, "_sender_to", lambda _fileno: None)
     reading, writing = request.param()
     stream = os.fdopen(writing, "w")
     yield reading, stream
