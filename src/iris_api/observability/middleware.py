@@ -63,7 +63,7 @@ class ObservabilityMiddleware:
     def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         """Count the request. Status 0: cancelled, or the client left, before an answer began.
 
-        Never raises, for the answer may be on its way.
+        Never raises, for neither of what it calls does: the answer may be on its way.
         """
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if scope["method"] in _KNOWN_METHODS else "other"

@@ -14,7 +14,7 @@ import structlog
 
 _MOST_WAITING = 2**20
 """Bytes that may wait for a reader; lines beyond that are dropped."""
-_SECONDS_TO_DRAIN = 0.5
+_SECONDS_TO_DRAIN = 0.25
 Send = Callable[[bytes], int]
 """Writes what is taken at once, and returns how much that was; `BlockingIOError`: nothing."""
 log = structlog.get_logger("iris_api")
@@ -36,7 +36,7 @@ def unblocked(stream: TextIO) -> TextIO:
 
 
 def drain() -> None:
-    """Give the reader of standard error 0.5 s to take the lines that wait.
+    """Give the reader of standard error 0.25 s to take the lines that wait.
 
     Runs at the interpreter's end; call it where a signal ends the process without that.
     """
