@@ -169,16 +169,16 @@ async def _load_model(settings: Settings, metrics: Metrics) -> ServedModel | Mod
 
 
 def _measure_pool(engine: AsyncEngine, metrics: Metrics, size: int) -> None:
-    metrics.connections_limit.set(size)
+    metrics.set_connections_limit(size)
     pool = engine.sync_engine.pool
 
     def check_out(_connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
         record.info[_IN_USE] = True
-        metrics.connections_in_use.inc()
+        metrics.connection_checked_out()
 
     def check_in(_connection: object, record: ConnectionPoolEntry) -> None:
         if record.info.pop(_IN_USE, False):  # a checkout that failed comes here as well
-            metrics.connections_in_use.dec()
+            metrics.connection_checked_in()
 
     event.listen(pool, "checkout", check_out)
     event.listen(pool, "checkin", check_in)

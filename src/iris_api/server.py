@@ -10,11 +10,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any, Protocol
@@ -28,10 +27,11 @@ from uvicorn.config import STARTUP_FAILURE
 from iris_api import signals
 from iris_api.app import create_app
 from iris_api.connections import BoundedProtocol, Connections
-from iris_api.errors import ConfigurationError
 from iris_api.listener import BACKLOG, SECONDS_TO_CONNECT, turn_away
 from iris_api.observability.logging import configure_logging
-from iris_api.observability.metrics import MULTIPROCESS_VARIABLE
+from iris_api.observability.metrics import share_metrics, warn_of_unshared_metrics
+from iris_api.observability.shared_files import FOLDER_VARIABLE
+from iris_api.observability.standard_error import drain
 from iris_api.settings import Settings, load_settings
 from iris_api.supervisor import SECONDS_TO_LEAVE, SECONDS_UNTIL_NOTED, Supervisor, end_with_parent
 from iris_api.tasks import in_background
@@ -53,8 +53,7 @@ def application() -> FastAPI:
     configure_logging(settings)
     # A row is too small a task to share: more BLAS and OpenMP threads only wait for each other.
     threadpool_limits(limits=1)
-    if folder := os.environ.get(MULTIPROCESS_VARIABLE):
-        Path(folder).mkdir(exist_ok=True)  # where it was tidied away since the parent has made it
+    share_metrics()
     app = create_app(settings)
     app.state.connections = Connections(settings, app.state.metrics)
     app.router.lifespan_context = _as_server(app.router.lifespan_context, settings)
@@ -76,6 +75,8 @@ def _as_server(lifespan: Lifespan[Any], settings: Settings) -> Lifespan[Any]:
                 end_with_parent()
             _calm_garbage_collector()
             yield state
+        if settings.workers > 1:
+            drain()  # the signal that uvicorn raises again ends a worker at once
 
     return wrapped
 
@@ -157,8 +158,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
         with signals.held(lambda: server.handle_exit(signal.SIGTERM, None)):
             server.run(sockets=[listener])
     else:
-        with _metrics_folder() as folder:
-            os.environ[MULTIPROCESS_VARIABLE] = folder
+        with _metrics_folder():
             supervisor = Supervisor(config, [listener], settings.shutdown_delay)
             with signals.held(supervisor.handle_term):
                 supervisor.run()
@@ -166,15 +166,19 @@ def run(settings: Settings, listener: socket.socket) -> None:
             sys.exit(STARTUP_FAILURE)
 
 
-def _metrics_folder() -> "TemporaryDirectory[str]":
-    """Where the workers share their metrics. Raises `ConfigurationError` where none can be had."""
+@contextmanager
+def _metrics_folder() -> Iterator[None]:
+    """A folder where the workers share their metrics, or else a warning that they do not."""
     try:
-        return TemporaryDirectory(prefix="iris-metrics-", ignore_cleanup_errors=True)
+        folder = TemporaryDirectory(prefix="iris-metrics-", ignore_cleanup_errors=True)
     except OSError as error:
-        raise ConfigurationError(
-            f"There is no folder for what several workers share: {error.strerror}. Set TMPDIR to "
-            "one that can be written, or IRIS_WORKERS to 1."
-        ) from None
+        warn_of_unshared_metrics("no folder for temporary files", error)
+        os.environ.pop(FOLDER_VARIABLE, None)  # somebody else's, which is not the workers'
+        yield
+        return
+    with folder as path:
+        os.environ[FOLDER_VARIABLE] = path
+        yield
 
 
 class _Server(uvicorn.Server):

@@ -15,6 +15,7 @@ from uvicorn import Config
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from iris_api.listener import SECONDS_TO_CONNECT, turn_away
+from iris_api.observability.shared_files import FOLDER_VARIABLE, remove_folder
 
 _SECONDS_BETWEEN_SIGNALS = 0.1
 _SECONDS_TO_NOTE = 0.05
@@ -163,7 +164,13 @@ class Supervisor(Multiprocess):
         self._pause = min(max(1.0, 2 * self._pause), _LONGEST_PAUSE) if never_served else 0
         known.due = time.monotonic() + self._pause
         event = "a worker hung, and was killed" if is_hung else "a worker has ended"
-        log.warning(event, pid=worker.pid, exit_code=worker.exitcode, next_in_s=self._pause)
+        log.warning(
+            event,
+            pid=worker.pid,
+            exit_code=worker.exitcode,
+            next_in_s=self._pause,
+            **({} if is_hung else _reason_of(worker.exitcode, never_served=never_served)),
+        )
         if not self._has_served:
             self.has_failed = True
             self.should_exit.set()
@@ -204,6 +211,21 @@ class Supervisor(Multiprocess):
                 os.kill(worker.pid, signal.SIGTERM)
 
 
+def _reason_of(exit_code: int | None, *, never_served: bool) -> dict[str, str]:
+    """The signal that ended a worker, and what to look at, for its last line of log."""
+    reason: dict[str, str] = {}
+    if exit_code is not None and exit_code < 0:
+        reason["signal"] = signal.Signals(-exit_code).name
+    if exit_code == -signal.SIGBUS:
+        folder = os.environ.get(FOLDER_VARIABLE, "none")
+        reason["hint"] = f"A file that is mapped has no space. Folder of the metrics: {folder}"
+    elif exit_code == -signal.SIGKILL:
+        reason["hint"] = "Out of memory? The kernel's log, or the container's state, tells."
+    elif never_served:
+        reason["hint"] = "It never served. The lines above say why."
+    return reason
+
+
 def end_with_parent() -> None:
     """Have this worker stop, as at SIGTERM, when its parent is gone; it may have been killed."""
     parent = multiprocessing.parent_process()
@@ -212,6 +234,7 @@ def end_with_parent() -> None:
     def wait() -> None:
         parent.join()
         log.warning("the parent of the workers is gone, so this one stops")
+        remove_folder()
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, name="parent", daemon=True).start()

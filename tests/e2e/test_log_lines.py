@@ -3,7 +3,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,25 +103,3 @@ async def test_an_unexpected_failure_is_logged_whole_but_without_the_input(
     assert "5.0625" not in service.errors
     assert '"locals"' not in service.errors, "they hold the input, and the database's password"
     assert len(json.dumps(failure)) < 100_000
-
-
-async def test_a_log_that_is_not_read_stops_nobody(
-    begin: Callable[..., Service], folder: Path
-) -> None:
-    """Its reader is told how much it has missed; what it reads are whole lines."""
-    os.mkfifo(folder / "serve-0.err")
-    reader = os.open(folder / "serve-0.err", os.O_RDONLY | os.O_NONBLOCK)
-    service = begin()
-    async with service.client() as client:
-        for _ in range(1000):
-            assert (await client.get("/livez")).status_code == 200
-        read = os.read(reader, 2**20)
-        assert len(read) < 2**18, "it would all fit"
-        assert (await client.get("/livez")).status_code == 200
-    assert service.stop() == 0
-    with os.fdopen(reader, "rb") as rest:
-        events = [json.loads(line) for line in (read + rest.read()).splitlines()]
-    [loss] = [event for event in events if "lines" in event]
-    assert loss["level"] == "warning"
-    told = sum(event["event"] == "request" and event["path"] == "/livez" for event in events)
-    assert told + loss["lines"] >= 1001

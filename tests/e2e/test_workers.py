@@ -1,7 +1,10 @@
 """Several workers: they share the work; and what becomes of those that die, hang, or are slow."""
 
 import asyncio
+import os
 import re
+import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -37,6 +40,13 @@ async def predictions_counted(service: Service) -> float:
         text = (await client.get("/metrics")).text
     counts = re.findall(r"^iris_predictions_total{[^}]*} (\S+)$", text, re.MULTILINE)
     return sum(map(float, counts))
+
+
+def metrics_folder(worker: int) -> Path:
+    """Where this worker shares its metrics."""
+    environment = Path(f"/proc/{worker}/environ").read_text()
+    [folder] = re.findall(r"PROMETHEUS_MULTIPROC_DIR=([^\0]+)", environment)
+    return Path(folder)
 
 
 async def test_two_workers_share_the_work_and_the_metrics(
@@ -117,20 +127,77 @@ def test_a_worker_that_takes_long_to_begin_is_waited_for(begin: Callable[..., Se
     assert service.stop() == 0
 
 
-def test_workers_that_cannot_begin_are_begun_ever_less_often(begin: Callable[..., Service]) -> None:
+def test_workers_that_cannot_begin_are_begun_ever_less_often_and_why_is_told(
+    begin: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"
+    program = f"import os\nif os.path.exists({str(broken)!r}):\n    os._exit(3)\n"
+    (tmp_path / "sitecustomize.py").write_text(program)  # which each interpreter runs
+    paths = [str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     service = begin(workers=WORKERS)
     victim, other = workers_of(service)
-    environment = Path(f"/proc/{victim}/environ").read_text()
-    [folder] = map(Path, re.findall(r"PROMETHEUS_MULTIPROC_DIR=([^\0]+)", environment))
-    folder.rename(folder.with_suffix(".old"))
-    folder.touch()
+    broken.touch()
     send(signal.SIGKILL, [victim])
     poll_until(lambda: len(ends_told(service)) >= 3, "two have failed after it")
     assert [line["next_in_s"] for line in ends_told(service)[:3]] == [0, 1, 2]
-    folder.unlink()  # as good as tidied away
+    assert all("never served" in line["hint"] for line in ends_told(service)[1:3])
+    broken.unlink()
     poll_until(lambda: len(workers_of(service)) == WORKERS, "the next one finds its way")
     assert other in workers_of(service)
     assert service.stop() == 0
+
+
+async def test_workers_without_their_folder_of_metrics_serve_and_say_that_they_share_none(
+    begin: Callable[..., Service],
+) -> None:
+    service = begin(workers=WORKERS)
+    workers = workers_of(service)
+    folder = metrics_folder(workers[0])
+    shutil.rmtree(folder)
+    folder.touch()
+    assert await predictions_counted(service) == 0, "a worker's own values"
+    send(signal.SIGKILL, workers)
+    until_heard(service, 2 * WORKERS)
+    assert service.errors.count('"metrics_not_shared"') == WORKERS
+    assert str(folder) in service.errors
+    await predict(service)
+    assert service.stop() == 0
+
+
+async def test_workers_that_are_killed_again_and_again_add_no_files_and_lose_no_counts(
+    begin: Callable[..., Service],
+) -> None:
+    service = begin(workers=WORKERS)
+    folder = metrics_folder(workers_of(service)[0])
+    files = sorted(folder.iterdir())
+    for turn in range(1, 4):
+        await predict(service)
+        send(signal.SIGKILL, workers_of(service))
+        until_heard(service, (turn + 1) * WORKERS)
+    assert await predictions_counted(service) == 3
+    assert sorted(folder.iterdir()) == files
+    assert service.stop() == 0
+    assert not folder.exists()
+
+
+async def test_serve_with_no_folder_for_temporary_files_serves_and_says_that_metrics_are_not_shared(
+    start: Start, database: URL, data_dir: Path, folder: Path
+) -> None:
+    os.mkfifo(folder / "serve-0.err")
+    reader = os.open(folder / "serve-0.err", os.O_RDONLY | os.O_NONBLOCK)
+    service = start(**way_to(database), data_dir=data_dir, workers=WORKERS)
+    # No file can be written to, a temporary one either; imports take it longer than this.
+    resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (0, 0))
+    service.until_ready()
+    await predict(service)
+    async with AsyncClient(base_url=service.url, timeout=60) as client:
+        assert (await client.get("/metrics")).status_code == 200
+    assert service.stop() == 0
+    with os.fdopen(reader) as log:
+        text = log.read()
+    assert "metrics_not_shared" in text
+    assert "No usable temporary directory found" in text
 
 
 def test_a_worker_that_hangs_does_not_keep_the_service(begin: Callable[..., Service]) -> None:
@@ -143,6 +210,8 @@ def test_a_worker_that_hangs_does_not_keep_the_service(begin: Callable[..., Serv
 def test_workers_end_with_their_parent_though_it_was_killed(begin: Callable[..., Service]) -> None:
     service = begin(workers=WORKERS)
     workers = workers_of(service)
+    folder = metrics_folder(workers[0])
     assert service.stop(signal.SIGKILL) == -signal.SIGKILL
     poll_until(lambda: not any(map(is_alive, workers)), "they have ended")
+    assert not folder.exists()
     begin(workers=WORKERS, port=service.port)

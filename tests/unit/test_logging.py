@@ -1,3 +1,5 @@
+import asyncio
+import errno
 import json
 import logging
 import sys
@@ -10,7 +12,12 @@ from typing import Any
 import pytest
 import structlog
 
-from iris_api.observability.logging import configure_logging, request_id_of_context, wants_console
+from iris_api.observability.logging import (
+    AccessLog,
+    configure_logging,
+    request_id_of_context,
+    wants_console,
+)
 from iris_api.settings import Settings
 
 Configure = Callable[..., None]
@@ -187,3 +194,33 @@ def test_a_terminal_gets_columns_unless_a_format_is_set(
     assert wants_console(Settings(log_format="console"))
     assert not wants_console(Settings(log_format="json"))
     assert not wants_console(Settings(log_format="auto"), StringIO())
+
+
+class BrokenStream(StringIO):
+    def write(self, _text: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+async def test_access_log_whose_stream_fails_raises_nothing_and_hands_the_failure_on(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, log_format: str
+) -> None:
+    unexpected: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, one: unexpected.append(one))
+    monkeypatch.setattr(sys, "stderr", BrokenStream())
+    configure(log_format=log_format)
+    failures: list[Exception] = []
+    access_log = AccessLog(on_failure=failures.append)
+    access_log.write("GET", "/livez", 200, 0.1, "id-1")
+    await asyncio.sleep(0)
+    assert [type(failure) for failure in failures] == [OSError]
+    assert unexpected == []
+
+
+def test_access_log_without_a_loop_raises_nothing_and_hands_the_failure_on(
+    configure: Configure,
+) -> None:
+    configure()
+    failures: list[Exception] = []
+    AccessLog(on_failure=failures.append).write("GET", "/livez", 200, 0.1, "id-1")
+    assert [type(failure) for failure in failures] == [RuntimeError]

@@ -1,55 +1,41 @@
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import errno
+from collections.abc import Callable, Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
+from tests.unit.metric_samples import sample
 
-from iris_api.observability.metrics import MULTIPROCESS_VARIABLE, Metrics, forget_dead_processes
-
-WORKER = """
-import sys
 from iris_api.observability.metrics import Metrics
-metrics = Metrics()
-metrics.count_predictions([("setosa", "a-1")] * 2 + [("virginica", "a-1")])
-metrics.inference_duration.observe(0.5)
-metrics.connections_in_use.set(3)
-metrics.connections_limit.set(8)
-print("ready", flush=True)
-sys.stdin.read()
-sys.stdout.write(metrics.render().decode())
-"""
+
+Record = Callable[[Metrics], None]
+RECORDINGS: dict[str, tuple[str, Record]] = {
+    "observe_request": ("requests", lambda one: one.observe_request("GET", "/", 200, 0.1)),
+    "observe_inference": ("inference_rows", lambda one: one.observe_inference(0.1, 3)),
+    "observe_group": ("group_rows", lambda one: one.observe_group(3)),
+    "count_predictions": ("predictions", lambda one: one.count_predictions([("setosa", "a-1")])),
+    "count_refused_connection": (
+        "connections_refused",
+        lambda one: one.count_refused_connection("overloaded"),
+    ),
+    "connection_checked_out": ("connections_in_use", lambda one: one.connection_checked_out()),
+    "connection_checked_in": ("connections_in_use", lambda one: one.connection_checked_in()),
+    "set_connections_limit": ("connections_limit", lambda one: one.set_connections_limit(8)),
+}
+"""Each method of `Metrics` that records, the instrument that it uses, and a call of it."""
 
 
-@contextmanager
-def worker(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that has counted; it renders what it sees and ends when its input is closed."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WORKER],
-        env={**os.environ, MULTIPROCESS_VARIABLE: str(folder)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield process
+class Broken:
+    """An instrument that raises whatever is done with it."""
 
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
-def sample(text: str, name: str, **labels: str) -> float | None:
-    """The value of the one sample with this name and these labels."""
-    values = [
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == name and sample.labels == labels
-    ]
-    assert len(values) <= 1
-    return values[0] if values else None
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        def fail(*_arguments: object) -> None:
+            raise self.error
+
+        return fail
 
 
 def test_predictions_are_counted_by_label_and_model(metrics: Metrics) -> None:
@@ -83,70 +69,55 @@ def test_every_instrument_is_rendered_before_its_first_use(metrics: Metrics) -> 
         "iris_predictions",
         "iris_database_connections_in_use",
         "iris_database_connections_limit",
+        "iris_metrics_failures",
     }
+    assert sample(metrics.render().decode(), "iris_metrics_failures_total") == 0
 
 
-def test_the_workers_values_are_summed_and_a_dead_ones_gauges_are_forgotten(
-    tmp_path: Path,
+def test_every_method_of_metrics_that_records_is_tried_with_a_broken_instrument() -> None:
+    public = {name for name in vars(Metrics) if not name.startswith("_")}
+    assert public - {"note_failure", "render"} == RECORDINGS.keys()
+
+
+@pytest.mark.parametrize("method", RECORDINGS)
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files", "counter_1.db"), ValueError("odd")]
+)
+def test_metrics_that_cannot_record_raise_nothing_and_are_logged_once_and_counted(
+    metrics: Metrics, method: str, error: Exception
 ) -> None:
-    with worker(tmp_path) as first:
-        with worker(tmp_path) as second:
-            both = second.communicate()[0]
-        alone = first.communicate()[0]
-    for text in (both, alone):
-        counted = sample(text, "iris_predictions_total", label="setosa", model_version="a-1")
-        assert counted == 4
-        assert sample(text, "iris_inference_duration_seconds_count") == 2
-    for name, value in (("in_use", 3), ("limit", 8)):
-        assert sample(both, f"iris_database_connections_{name}") == 2 * value
-        assert sample(alone, f"iris_database_connections_{name}") == value
+    instrument, record = RECORDINGS[method]
+    setattr(metrics, instrument, Broken(error))
+    with capture_logs() as logs:
+        for _ in range(3):
+            record(metrics)
+    [line] = logs
+    assert (line["event"], line["log_level"]) == ("metrics_failed", "warning")
+    assert line["reason"] == f"{type(error).__name__}: {error}"
+    assert metrics.registry.get_sample_value("iris_metrics_failures_total") == 3
 
 
-def test_a_worker_that_has_only_created_its_files_spoils_no_scrape(tmp_path: Path) -> None:
-    with worker(tmp_path) as process:
-        for kind in ("counter", "histogram", "gauge_livesum"):
-            (tmp_path / f"{kind}_{os.getpid()}.db").touch()
-        (tmp_path / "counter_0.db").symlink_to("nowhere")  # listed, and gone when it is looked at
-        text = process.communicate()[0]
-        assert process.returncode == 0
-    assert sample(text, "iris_database_connections_limit") == 8
+def test_metrics_log_each_kind_of_failure(metrics: Metrics) -> None:
+    with capture_logs() as logs:
+        for number in (errno.EMFILE, errno.ENOSPC, errno.EMFILE):
+            metrics.note_failure(OSError(number, "failed"))
+        metrics.note_failure(ValueError("odd"))
+    assert len(logs) == 3
 
 
-@pytest.fixture
-def gauge_of_a_dead_process(tmp_path: Path) -> Path:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    gauge = tmp_path / f"gauge_livesum_{process.pid}.db"
-    gauge.touch()
-    return gauge
-
-
-def test_the_counts_of_a_dead_process_stay(gauge_of_a_dead_process: Path) -> None:
-    folder, pid = gauge_of_a_dead_process.parent, gauge_of_a_dead_process.stem.split("_")[-1]
-    counter = folder / f"counter_{pid}.db"
-    counter.touch()
-    forget_dead_processes(folder)
-    assert list(folder.iterdir()) == [counter]
-
-
-def test_a_process_of_another_user_is_alive(
-    monkeypatch: pytest.MonkeyPatch, gauge_of_a_dead_process: Path
+def test_metrics_whose_failures_cannot_be_counted_or_logged_raise_nothing(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_pid: int, _signal: int) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(os, "kill", refuse)
-    forget_dead_processes(gauge_of_a_dead_process.parent)
-    assert gauge_of_a_dead_process.exists()
+    broken = Broken(OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr("iris_api.observability.metrics.log", broken)
+    setattr(metrics, "failures", broken)  # noqa: B010, mypy would not take it as an instrument
+    metrics.note_failure(ValueError("odd"))
 
 
-def test_two_scrapes_may_forget_the_same_process(
-    monkeypatch: pytest.MonkeyPatch, gauge_of_a_dead_process: Path
-) -> None:
-    def lose_the_race(path: str) -> None:
-        Path(path).unlink()
-        raise FileNotFoundError(path)
+def test_count_predictions_of_rows_that_cannot_be_read_raises_nothing(metrics: Metrics) -> None:
+    def rows() -> Iterator[tuple[str, str]]:
+        yield "setosa", "a-1"
+        raise ArithmeticError
 
-    monkeypatch.setattr(os, "remove", lose_the_race)
-    forget_dead_processes(gauge_of_a_dead_process.parent)
-    assert not gauge_of_a_dead_process.exists()
+    metrics.count_predictions(rows())
+    assert metrics.registry.get_sample_value("iris_metrics_failures_total") == 1

@@ -75,7 +75,7 @@ class Connections:
         self._config: Config | None = None
         self._server: ServerState | None = None
         self._is_closing = False
-        self._refused = metrics.connections_refused
+        self._metrics = metrics
         self._since: dict[Kept, tuple[Debt, float]] = {}
         self._seconds = {
             Owed.HEAD: settings.header_timeout,
@@ -111,7 +111,7 @@ class Connections:
 
     def count_refusal(self, problem: Problem) -> None:
         """Count a connection that was refused."""
-        self._refused.labels(problem.slug).inc()
+        self._metrics.count_refused_connection(problem.slug)
 
     def _look(self, now: float) -> None:
         before, self._since = self._since, {}

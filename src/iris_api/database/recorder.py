@@ -143,7 +143,7 @@ class Recorder:
             if isinstance(outcome, StoredAs) and outcome.earlier_answer is None
         ]
         if new:
-            self._metrics.group_rows.observe(len(new))
+            self._metrics.observe_group(len(new))
         self._metrics.count_predictions((row.prediction_label, row.model_version) for row in new)
         return outcomes
 

@@ -34,8 +34,7 @@ class InferenceEngine:
         # A pool of concurrent.futures', for the hop to a thread and back takes it 40 us; it takes
         # anyio.to_thread 130, which a lone caller would notice.
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="inference")
-        self._duration = metrics.inference_duration
-        self._batch_rows = metrics.inference_rows
+        self._metrics = metrics
         self._batcher: Batcher[Row, ClassPrediction] = Batcher(
             self.predict_many,
             max_batch=max_batch,
@@ -70,5 +69,4 @@ class InferenceEngine:
         try:
             return self.classifier.predict(np.array(rows, dtype=np.float64))
         finally:
-            self._duration.observe(time.perf_counter() - started)
-            self._batch_rows.observe(len(rows))
+            self._metrics.observe_inference(time.perf_counter() - started, len(rows))

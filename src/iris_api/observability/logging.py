@@ -2,10 +2,13 @@
 
 import asyncio
 import logging
+import os
 import sys
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as _quoted
+from pathlib import Path
 from typing import TextIO
 
 import structlog
@@ -31,9 +34,12 @@ class AccessLog:
     In JSON by a template, which costs 7 us where structlog's processors cost 35; the line has the
     form of theirs. The lines of one turn of the loop are written together, for a group's requests
     are answered together. Elsewhere, and below INFO, structlog decides.
+
+    Never raises, for the answer may be on its way: ``on_failure`` gets what was raised.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_failure: Callable[[Exception], None]) -> None:
+        self._on_failure = on_failure
         self._log = structlog.get_logger("iris_api.access")
         processors = structlog.get_config()["processors"]
         self._is_json = isinstance(processors[-1], structlog.processors.JSONRenderer)
@@ -44,27 +50,33 @@ class AccessLog:
         """Tell of one request; ``seconds`` from its head to the end of its answer."""
         if not self._is_enabled:
             return
-        if not self._is_json:
-            self._log.info(
-                "request",
-                method=method,
-                path=path,
-                status=int(status),
-                duration_ms=round(seconds * 1000, 3),
+        try:
+            if not self._is_json:
+                self._log.info(
+                    "request",
+                    method=method,
+                    path=path,
+                    status=int(status),
+                    duration_ms=round(seconds * 1000, 3),
+                )
+                return
+            now = datetime.now(UTC).isoformat(timespec="microseconds")[:-6]
+            if not self._lines:
+                asyncio.get_running_loop().call_soon(self._write_lines)
+            self._lines.append(
+                f'{{"event": "request", "method": {_quoted(method)}, "path": {_quoted(path)}, '
+                f'"status": {int(status)}, "duration_ms": {seconds * 1000:.3f}, '
+                f'"request_id": "{request_id}", "level": "info", "timestamp": "{now}Z"}}\n'
             )
-            return
-        now = datetime.now(UTC).isoformat(timespec="microseconds")[:-6]
-        if not self._lines:
-            asyncio.get_running_loop().call_soon(self._write_lines)
-        self._lines.append(
-            f'{{"event": "request", "method": {_quoted(method)}, "path": {_quoted(path)}, '
-            f'"status": {int(status)}, "duration_ms": {seconds * 1000:.3f}, '
-            f'"request_id": "{request_id}", "level": "info", "timestamp": "{now}Z"}}\n'
-        )
+        except Exception as error:  # noqa: BLE001, a request is not to fail for its line
+            self._on_failure(error)
 
     def _write_lines(self) -> None:
         lines, self._lines = self._lines, []
-        unblocked(sys.stderr).write("".join(lines))
+        try:
+            unblocked(sys.stderr).write("".join(lines))
+        except Exception as error:  # noqa: BLE001, see above
+            self._on_failure(error)
 
 
 def wants_console(settings: Settings, stream: TextIO | None = None) -> bool:
@@ -79,6 +91,8 @@ def configure_logging(settings: Settings) -> None:
 
     Call it once for each process; a second call replaces the first.
     """
+    if sys.stderr is None:  # closed by whatever has started the process
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115, it stays open
     level = logging.getLevelNamesMapping()[settings.log_level]
     console = wants_console(settings)
     shared: list[Processor] = [

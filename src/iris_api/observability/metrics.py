@@ -1,27 +1,48 @@
-"""The Prometheus metrics, one registry for each application.
+"""The Prometheus metrics, one registry for each application."""
 
-With several workers, `PROMETHEUS_MULTIPROC_DIR` is set before this module is imported (the command
-line does that), each worker writes its values there, and whichever answers a scrape adds them up.
-"""
-
+import functools
 import os
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Concatenate, ParamSpec
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+from iris_api.observability.shared_files import (
+    FOLDER_VARIABLE,
+    AllWorkers,
+    claim_files,
+    share_nothing,
+)
+
+P = ParamSpec("P")
 _LATENCY_BUCKETS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 )  # fmt: skip
 _SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 10_000)
+log = structlog.get_logger("iris_api")
+
+
+def _recording(
+    record: Callable[Concatenate["Metrics", P], None],
+) -> Callable[Concatenate["Metrics", P], None]:
+    """Have a method that records never raise: its callers may just have committed a row."""
+
+    @functools.wraps(record)
+    def guarded(self: "Metrics", /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            record(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001, whatever it is, the caller's work is done
+            self.note_failure(error)
+
+    return guarded
 
 
 class Metrics:
-    """The service's instruments, and their rendering."""
+    """The service's instruments, and their rendering. No method that records ever raises."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -80,9 +101,15 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=self.registry,
         )
-
+        self.failures = Counter(
+            "iris_metrics_failures",
+            "Values, or lines of the access log, that could not be recorded",
+            registry=self.registry,
+        )
         self._of_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._logged: set[tuple[type[Exception], int | None]] = set()
 
+    @_recording
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request and its time; method and route come from small fixed sets."""
         key = (method, route, status)
@@ -96,52 +123,90 @@ class Metrics:
         count.inc()
         duration.observe(seconds)
 
+    @_recording
+    def observe_inference(self, seconds: float, rows: int) -> None:
+        """Note one call of the model."""
+        self.inference_duration.observe(seconds)
+        self.inference_rows.observe(rows)
+
+    @_recording
+    def observe_group(self, rows: int) -> None:
+        """Note one transaction of a group commit."""
+        self.group_rows.observe(rows)
+
+    @_recording
     def count_predictions(self, predictions: Iterable[tuple[str, str | None]]) -> None:
         """Count committed predictions, each given as its label and its model's version."""
         for (label, model_version), count in Tally(predictions).items():
             self.predictions.labels(label, model_version or "").inc(count)
 
+    @_recording
+    def count_refused_connection(self, reason: str) -> None:
+        """Count a client's connection that was ended, with the slug of its problem."""
+        self.connections_refused.labels(reason).inc()
+
+    @_recording
+    def connection_checked_out(self) -> None:
+        """Note that a connection has left the database's pool."""
+        self.connections_in_use.inc()
+
+    @_recording
+    def connection_checked_in(self) -> None:
+        """Note that a connection is back in the database's pool."""
+        self.connections_in_use.dec()
+
+    @_recording
+    def set_connections_limit(self, size: int) -> None:
+        """Note the size of the database's pool."""
+        self.connections_limit.set(size)
+
+    def note_failure(self, error: Exception) -> None:
+        """Count a failure to record, and log each kind once. Never raises."""
+        with suppress(Exception):
+            self.failures.inc()
+        kind = type(error), getattr(error, "errno", None)
+        if kind not in self._logged:
+            self._logged.add(kind)
+            with suppress(Exception):
+                reason = f"{type(error).__name__}: {error}"
+                log.warning("metrics_failed", reason=reason, exc_info=error)
+
     def render(self) -> bytes:
-        """All values of all workers, in Prometheus' text format."""
-        folder = os.environ.get(MULTIPROCESS_VARIABLE)
-        if folder is None:
-            return generate_latest(self.registry)
-        forget_dead_processes(Path(folder))
-        registry = CollectorRegistry()
-        registry.register(_Workers(None, path=folder))  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        """All values of all workers, in Prometheus' text format; else those of this one."""
+        folder = os.environ.get(FOLDER_VARIABLE)
+        if folder is not None:
+            try:
+                everything = CollectorRegistry()
+                everything.register(AllWorkers(Path(folder)))
+                return generate_latest(everything)
+            except Exception as error:  # noqa: BLE001, the folder is gone, or a file is spoilt
+                self.note_failure(error)
+        return generate_latest(self.registry)
 
 
-class _Workers(MultiProcessCollector):
-    """All workers' values, a worker's that is only beginning among them or not."""
+def share_metrics() -> None:
+    """Prepare to share metrics with other workers, in the folder of `FOLDER_VARIABLE` if it is set.
 
-    def collect(self) -> Iterable[Metric]:
-        """Pass over what is still without its size, which the library would not read."""
-        files = [str(file) for file in Path(self._path).glob("*.db") if _is_written(file)]
-        return self.merge(files)  # type: ignore[no-untyped-call, no-any-return]
-
-
-def forget_dead_processes(folder: Path) -> None:
-    """Drop the gauges of workers that are gone, which would count as alive for ever."""
-    for file in folder.glob("gauge_live*_*.db"):
-        pid = int(file.stem.rpartition("_")[2])
-        if not _is_alive(pid):
-            with suppress(FileNotFoundError):  # another worker's scrape was faster
-                mark_process_dead(pid, path=str(folder))  # type: ignore[no-untyped-call]
-
-
-def _is_written(file: Path) -> bool:
+    Opens all files now: later there might be no space or no file descriptor for them. Where they
+    cannot be had, this process keeps its metrics to itself.
+    """
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if folder is None:
+        return
     try:
-        return file.stat().st_size > 0
-    except FileNotFoundError:  # a dead worker's gauges, which another scrape has dropped
-        return False
+        claim_files(Path(folder))
+        Metrics()
+    except Exception as error:  # noqa: BLE001, a worker without shared metrics still serves
+        share_nothing()
+        warn_of_unshared_metrics(folder, error)
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def warn_of_unshared_metrics(folder: str, error: Exception) -> None:
+    """Log why each scrape gets the values of one worker."""
+    log.warning(
+        "metrics_not_shared",
+        folder=folder,
+        reason=f"{type(error).__name__}: {error}",
+        hint="/metrics shows the values of whichever worker answers. Free space in the folder, or "
+        "set TMPDIR to another one, and start the service again.",
+    )

@@ -29,7 +29,7 @@ class ObservabilityMiddleware:
         self.app = app
         self.metrics = metrics
         self.render_failure = render_failure
-        self.access_log = AccessLog()
+        self.access_log = AccessLog(on_failure=metrics.note_failure)
         self.log = structlog.get_logger("iris_api")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +61,10 @@ class ObservabilityMiddleware:
             request_id_of_context.reset(token)
 
     def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
-        """Count the request. Status 0: cancelled, or the client left, before an answer began."""
+        """Count the request. Status 0: cancelled, or the client left, before an answer began.
+
+        Never raises, for neither of what it calls does: the answer may be on its way.
+        """
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if scope["method"] in _KNOWN_METHODS else "other"
         self.metrics.observe_request(method, route, status, seconds)

@@ -1,19 +1,20 @@
-"""Standard error for a log that must not hold up the service it tells of."""
+"""Standard error as a log, which no writer waits for, and no writer fails because of."""
 
+import atexit
 import functools
 import os
 import select
 import socket
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO, cast
 
 import structlog
 
-_PATIENCE_MS = 100
-"""How long a reader who does not read keeps the service waiting, once."""
-
+_MOST_WAITING = 2**20
+"""Bytes that may wait for a reader; lines beyond that are dropped."""
+_SECONDS_TO_DRAIN = 0.25
 Send = Callable[[bytes], int]
 """Writes what is taken at once, and returns how much that was; `BlockingIOError`: nothing."""
 log = structlog.get_logger("iris_api")
@@ -21,69 +22,173 @@ log = structlog.get_logger("iris_api")
 
 @functools.lru_cache(maxsize=1)
 def unblocked(stream: TextIO) -> TextIO:
-    """The stream, made such that a reader who stops reading does not stop who writes.
+    """A stream that writes to the same file, but never waits and never raises.
 
-    Where it is a pipe or a socket, for a file and a terminal have no such reader; elsewhere than on
-    Linux it stays as it is.
+    A stream without a file descriptor, as tests have it, is returned itself.
     """
     try:
-        send = _sender_to(stream.fileno())
-    except OSError:  # none of the system's, or no way to it
+        fileno = stream.fileno()
+        mode = os.fstat(fileno).st_mode
+    except (OSError, ValueError):
         return stream
-    return stream if send is None else cast(TextIO, _Unblocked(send, stream.fileno()))
+    has_reader = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fileno)
+    return cast(TextIO, _Queue(fileno) if has_reader else _File(fileno))
 
 
-class _Unblocked:
-    """Text for a reader; where that one is stalled, it is dropped, and what was lost is counted."""
+def drain() -> None:
+    """Give the reader of standard error 0.25 s to take the lines that wait.
 
-    def __init__(self, send: Send, fileno: int) -> None:
-        self._send = send
-        self._room = select.poll()
-        self._room.register(fileno, select.POLLOUT)
-        self._lock = threading.Lock()  # the model's threads may log as well
-        self._rest = b""
-        """Of the last text that was not dropped; while there is any, the reader is stalled."""
-        self._lost_lines = 0
+    Runs at the interpreter's end; call it where a signal ends the process without that.
+    """
+    for queue in _queues:
+        queue.drain()
+
+
+class _File:
+    """Writes at once. Lines that cannot be written, as on a full disk, are dropped and counted."""
+
+    def __init__(self, fileno: int) -> None:
+        self._fileno = fileno
+        self._dropped = 0
+        self._is_torn = False
+        """Whether the last line in the file has no end."""
 
     def write(self, text: str) -> None:
-        """Write the text, waiting shortly for its reader, or drop it."""
-        with self._lock:
-            self._push()
-            if self._rest:
-                self._lost_lines += text.count("\n")
-                return
-            lost, self._lost_lines = self._lost_lines, 0
-            self._rest = text.encode(errors="backslashreplace")
-            self._push()
-            while self._rest and self._room.poll(_PATIENCE_MS):
-                self._push()
-        if lost:
-            log.warning("lines of the log are lost, for it was not read", lines=lost)
+        """Write the text, or drop it."""
+        if not self._write(_encoded(text)):
+            self._dropped += text.count("\n")
+        elif self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            log.warning("log_lines_dropped", lines=dropped)
 
     def flush(self) -> None:
-        """Do nothing: what was written is with the system, or waits for the reader."""
+        """Do nothing: `write` keeps nothing back."""
 
-    def _push(self) -> None:
-        try:
-            while self._rest:
-                self._rest = self._rest[self._send(self._rest) :]
-        except BlockingIOError:
-            pass
-        except OSError:  # nobody reads any more
-            self._rest = b""
+    def _write(self, data: bytes) -> bool:
+        """Write all of it, however long it takes; False where the file does not take it."""
+        for piece in _pieces(b"\n" * self._is_torn + data):
+            rest = piece
+            try:
+                while rest:
+                    rest = rest[self._write_some(rest) :]
+            except OSError:
+                if len(rest) < len(piece):
+                    self._is_torn = True
+                return False
+            self._is_torn = False
+        return True
+
+    def _write_some(self, data: bytes) -> int:
+        while True:
+            try:
+                return os.write(self._fileno, data)
+            except BlockingIOError:  # another process that shares the file has made it so
+                room = select.poll()
+                room.register(self._fileno, select.POLLOUT)
+                room.poll()
+
+
+class _Queue(_File):
+    """For a reader, who may stop reading. Lines beyond a bound are dropped and counted.
+
+    What the reader does not take at once is left to a thread, which alone waits. Without that
+    attempt, which is not possible with every pipe, a lone caller's request costs some % more.
+    """
+
+    def __init__(self, fileno: int) -> None:
+        super().__init__(fileno)
+        self._send = _sender_to(fileno)
+        self._changed = threading.Condition()
+        self._data: list[bytes] = []
+        self._waiting = 0
+        """Bytes that are not written yet."""
+        _queues.append(self)
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def write(self, text: str) -> None:
+        """Write the text, leave it to the thread, or drop it."""
+        data = _encoded(text)
+        with self._changed:
+            if self._send is not None and not self._waiting:
+                data = _rest_of(data, self._send)
+                if not data:
+                    return
+            elif self._waiting + len(data) > _MOST_WAITING:
+                self._dropped += text.count("\n")
+                return
+            self._data.append(data)
+            self._waiting += len(data)
+            self._changed.notify_all()
+
+    def drain(self) -> None:
+        """Return when all is written, or after `_SECONDS_TO_DRAIN`."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting, _SECONDS_TO_DRAIN)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._data)
+                data = b"".join(self._data)
+                self._data.clear()
+            self._write(data)  # False where the reader is gone, who misses nothing
+            with self._changed:
+                self._waiting -= len(data)
+                dropped, self._dropped = self._dropped, 0
+                self._changed.notify_all()
+            if dropped:
+                log.warning("log_lines_dropped", lines=dropped)
+
+
+_queues: list[_Queue] = []
+atexit.register(drain)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """Whole lines, as many as a pipe takes together, so that those of several workers do not mix.
+
+    A line that is longer than that comes in parts.
+    """
+    start = 0
+    while start < len(data):
+        end = data.rfind(b"\n", start, start + select.PIPE_BUF) + 1 or start + select.PIPE_BUF
+        yield data[start:end]
+        start = end
+
+
+def _rest_of(data: bytes, send: Send) -> bytes:
+    """Send what is taken at once, and return what is not."""
+    sent = 0
+    try:
+        for piece in _pieces(data):
+            taken = send(piece)
+            sent += taken
+            if taken < len(piece):
+                break
+    except OSError:  # nothing is taken now, or the reader is gone, as the thread will find
+        pass
+    return data[sent:]
 
 
 def _sender_to(fileno: int) -> Send | None:
-    """How to write there without waiting, whatever others who write there do.
+    """How to write there without waiting, whatever others who write there do; None: in no way.
 
     A pipe is opened anew, since whether it waits is kept with what was opened, which is shared.
+    Another user's pipe cannot be opened.
     """
     mode = os.fstat(fileno).st_mode
-    if stat.S_ISFIFO(mode):
-        own = os.open(f"/proc/self/fd/{fileno}", os.O_WRONLY | os.O_NONBLOCK)
-        return functools.partial(os.write, own)
     if stat.S_ISSOCK(mode):
         return functools.partial(_send_to_socket, fileno)
+    if stat.S_ISFIFO(mode):
+        try:
+            own = os.open(f"/proc/self/fd/{fileno}", os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            return None
+        return functools.partial(os.write, own)
     return None
 
 

@@ -1,0 +1,219 @@
+"""Whatever reads the log on standard error may stand still: the service does not wait for it."""
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import tty
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import URL
+from tests.conftest import way_to
+from tests.e2e.service import SETOSA, Service, environment, poll_until
+from tests.e2e.stopping import assert_ends
+from tests.e2e.workers import ends_told
+from tests.faults.processes import send
+from tests.faults.services import workers_of
+from tests.ports import free_port
+
+LONG_PATH = "/" + "x" * 3000
+MANY = 600
+"""Requests whose lines, of 3 kB each, fit into no pipe, and not into the queue before it."""
+OF_ANOTHER_USER = ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups")
+MAY_READ = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+"""For Python and the model may be in folders of root's alone."""
+Ends = Callable[[], tuple[int, int]]
+Serve = Callable[..., tuple[Service, int]]
+
+
+def a_pipe() -> tuple[int, int]:
+    return os.pipe()
+
+
+def a_socket() -> tuple[int, int]:
+    ours, theirs = socket.socketpair()
+    return ours.detach(), theirs.detach()
+
+
+def a_terminal() -> tuple[int, int]:
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs, termios.TCSANOW)  # or it would make two characters of each line's end
+    return ours, theirs
+
+
+@pytest.fixture
+def serve(folder: Path, database: URL, data_dir: Path) -> Iterator[Serve]:
+    """Starts a service, and returns it with the reader's end of its standard error."""
+    started: list[tuple[Service, int]] = []
+
+    def serve(
+        ends: Ends,
+        *before: str,
+        until: str = "/readyz",
+        **settings: object,
+    ) -> tuple[Service, int]:
+        port = free_port()
+        reading, writing = ends()
+        output_file = folder / "output"
+        with output_file.open("wb") as output:
+            process = subprocess.Popen(
+                [*before, sys.executable, "-m", "iris_api", "serve"],
+                env=environment(
+                    **way_to(database), data_dir=data_dir, port=port, log_format="json", **settings
+                ),
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=writing,
+                start_new_session=True,
+            )
+        os.close(writing)
+        os.set_blocking(reading, False)
+        service = Service(process, port, output_file, output_file)
+        started.append((service, reading))
+        poll_until(lambda: service.answers(until), "the service answers")
+        return service, reading
+
+    yield serve
+    for service, reading in started:
+        service.clean_up()
+        os.close(reading)
+
+
+async def fill(service: Service) -> None:
+    """Have more lines logged than wait anywhere, and each request answered."""
+    async with asyncio.timeout(60), service.client() as client:
+        for _ in range(MANY):
+            assert (await client.get(LONG_PATH)).status_code == 404
+        assert (await client.get("/livez")).status_code == 200
+
+
+def read_log(reading: int) -> str:
+    """What there is to be read."""
+    parts = []
+    try:
+        while part := os.read(reading, 2**16):
+            parts.append(part)
+    except (BlockingIOError, OSError):  # nothing just now, or a terminal's other end is closed
+        pass
+    return b"".join(parts).decode()
+
+
+def until_told(reading: int) -> list[dict[str, Any]]:
+    """Read the log until each of the requests is there, or is told to be lost."""
+    text = ""
+
+    def all_is_told() -> bool:
+        nonlocal text
+        text += read_log(reading)
+        lost = sum(line["lines"] for line in lines_of(text) if line["event"] == "log_lines_dropped")
+        return text.endswith("\n") and LONG_PATH in text and lost + text.count(LONG_PATH) >= MANY
+
+    poll_until(all_is_told, "each line is there, or told to be dropped")
+    return lines_of(text)
+
+
+def lines_of(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("ends", [a_pipe, a_socket, a_terminal])
+async def test_serve_with_a_log_that_nobody_reads_answers_and_tells_how_many_lines_are_dropped(
+    serve: Serve, ends: Ends, workers: int
+) -> None:
+    service, reading = serve(ends, workers=workers)
+    for _ in range(2 * workers - 1):  # so that one of them at least gets enough
+        await fill(service)
+    async with service.client() as client:
+        assert (await client.post("/predict", json=SETOSA)).status_code == 200
+    assert any(line["event"] == "log_lines_dropped" for line in until_told(reading))
+    assert service.stop() == 0
+    service.leaves_nothing()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
+async def test_serve_with_a_log_pipe_of_another_user_that_nobody_reads_answers(
+    serve: Serve,
+) -> None:
+    """As with supervisord's `user=`, or sudo: the service may not open the pipe anew."""
+    service, reading = serve(a_pipe, *OF_ANOTHER_USER, *MAY_READ, until="/livez")
+    assert os.stat(f"/proc/{service.process.pid}").st_uid == 54321  # noqa: PTH116, for ASYNC240
+    await fill(service)
+    lines = until_told(reading)
+    assert any(line["event"] == "log_lines_dropped" for line in lines)
+    assert service.stop() == 0
+
+
+@pytest.mark.parametrize("ends", [a_pipe, a_socket, a_terminal])
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_serve_with_a_log_that_nobody_reads_stops_in_time(
+    serve: Serve, ends: Ends, workers: int
+) -> None:
+    service, _ = serve(ends, workers=workers, shutdown_delay=0, shutdown_timeout=1)
+    await fill(service)
+    service.process.send_signal(signal.SIGTERM)
+    assert_ends(service, 1 + 3)
+
+
+async def test_serve_stops_with_its_last_lines_in_a_log_that_is_read_late(serve: Serve) -> None:
+    """What fits into the pipe is written though the process ends by a signal at once."""
+    service, reading = serve(a_pipe, workers=2, shutdown_delay=0)
+    async with service.client() as client:
+        for number in range(20):
+            assert (await client.get(f"/last/{number}")).status_code == 404
+    assert service.stop() == 0
+    paths = {line.get("path") for line in lines_of(read_log(reading))}
+    assert paths >= {f"/last/{number}" for number in range(20)}
+
+
+async def test_serve_goes_on_when_the_reader_of_its_log_is_gone(serve: Serve) -> None:
+    service, reading = serve(a_pipe, workers=2)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), reading)
+    await fill(service)
+    victim = workers_of(service)[0]
+    send(signal.SIGKILL, [victim])
+    poll_until(lambda: len(set(workers_of(service)) - {victim}) == 2, "it is replaced")
+    assert service.stop() == 0
+
+
+async def test_serve_goes_on_when_the_disk_of_its_log_is_full(serve: Serve) -> None:
+    def full() -> tuple[int, int]:
+        return os.open(os.devnull, os.O_RDONLY), os.open("/dev/full", os.O_WRONLY)
+
+    service, _ = serve(full, workers=2)
+    await fill(service)
+    victim = workers_of(service)[0]
+    send(signal.SIGKILL, [victim])
+    poll_until(lambda: len(set(workers_of(service)) - {victim}) == 2, "it is replaced")
+    await fill(service)
+    assert service.stop() == 0
+
+
+async def test_serve_without_standard_error_answers(serve: Serve) -> None:
+    service, _ = serve(a_pipe, "sh", "-c", 'exec "$@" 2>&-', "sh", workers=2)
+    await fill(service)
+    assert service.stop() == 0
+
+
+def test_a_worker_that_is_killed_is_told_of_with_its_signal_and_what_to_look_at(
+    begin: Callable[..., Service],
+) -> None:
+    service = begin(workers=2)
+    for number, hint in ((signal.SIGKILL, "memory"), (signal.SIGBUS, "iris-metrics-")):
+        before = len(ends_told(service))
+        victim = workers_of(service)[0]
+        send(number, [victim])
+        poll_until(lambda: len(set(workers_of(service)) - {victim}) == 2, "it is replaced")  # noqa: B023
+        [line] = ends_told(service)[before:]
+        assert (line["pid"], line["signal"]) == (victim, number.name)
+        assert hint in line["hint"]
+    assert service.stop() == 0

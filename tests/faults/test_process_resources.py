@@ -1,0 +1,120 @@
+"""What a process needs of the machine beside the database: a temporary folder, file descriptors."""
+
+import errno
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.e2e.service import Service, poll_until
+from tests.e2e.workers import ends_told
+from tests.faults.asking import LOST, OVERDUE, OVERLOADED, REFUSED, UNAVAILABLE, UNKNOWN
+from tests.faults.beside import staying_alive
+from tests.faults.conftest import OpenTrial
+from tests.faults.processes import send
+from tests.faults.scale import seconds
+from tests.faults.services import workers_of
+from tests.faults.trial import POOL
+from tests.faults.wire import PATIENCE, get
+
+WORKERS = 2
+START_SECONDS = 20
+"""What a new process may take until it serves, on a machine at work."""
+MOST_FILES = 128
+CLIENTS = 220
+NEW_LABELS = ["/predictions?limit=1", "/predictions?limit=x", "/nowhere", "/predictions/1", "/docs"]
+"""Requests whose route or status none of a trial's other requests has."""
+
+
+@pytest.fixture
+def small_folder(tmp_path: Path) -> Iterator[Path]:
+    """Of 4 MiB: the files of three workers fit in."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    result = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if result.returncode:
+        pytest.skip(f"a small folder cannot be mounted here: {result.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Leave no room in it."""
+    with (folder / "ballast").open("ab", buffering=0) as file:
+        for size in (65536, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError as error:
+                assert error.errno == errno.ENOSPC  # noqa: PT017, it comes at the end of each
+
+
+def test_the_temporary_folder_is_full(
+    small_folder: Path, open_trial: OpenTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = open_trial("temporary folder full")
+    monkeypatch.setenv("TMPDIR", str(small_folder))
+    service = trial.serve(workers=WORKERS)
+    number = WORKERS
+    killed: set[int] = set()
+    with trial.load(service.port, beside=[staying_alive(service.port)]):
+        for _ in trial.rounds(5, at_least=2):
+            trial.until_stored(100)
+            fill(small_folder)
+            for path in NEW_LABELS * 4:  # so that each worker gets some
+                assert get(service.port, path).status < 500
+            if number == WORKERS:
+                service.process.send_signal(signal.SIGTTIN)
+                number += 1  # this one finds no room
+            victim = trial.until_all_work(service, number)[0]
+            began = time.monotonic()
+            send(signal.SIGKILL, [victim])
+            killed.add(victim)
+            trial.until_stored(100)
+            trial.until_all_work(service, number)
+            trial.note_recovery(since=began, within=START_SECONDS)
+            assert get(service.port, "/metrics").status == 200
+            assert {line["pid"] for line in ends_told(service)} == killed, "another has died"
+            (small_folder / "ballast").unlink()
+    assert_told(service, small_folder)
+    trial.conclude(service.port, LOST, backends=POOL * number)
+    assert service.stop() == 0
+    assert list(small_folder.iterdir()) == []
+
+
+def assert_told(service: Service, folder: Path) -> None:
+    """It has logged where there was no room, and what to do."""
+    lines = [line for line in service.errors.splitlines() if "metrics_not_shared" in line]
+    assert lines
+    for word in (str(folder), f"[Errno {errno.ENOSPC}]", "TMPDIR"):
+        assert word in lines[0]
+
+
+def test_file_descriptors_are_scarce_and_workers_are_killed(open_trial: OpenTrial) -> None:
+    trial = open_trial(f"{MOST_FILES} open files, workers killed")
+    service = trial.start(workers=WORKERS)
+    # In time: it raises its own limit, as far as this one, when it has imported the application.
+    resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (MOST_FILES, MOST_FILES))
+    service.until_ready()
+    with trial.load(service.port, clients=CLIENTS):
+        for _ in trial.rounds(10, at_least=3):
+            trial.until_stored(200)
+            time.sleep(seconds(3, at_least=1))  # in which the clients take all descriptors
+            killed = workers_of(service)
+            began = time.monotonic()
+            send(signal.SIGKILL, killed)
+            poll_until(lambda: not set(killed) & set(workers_of(service)), "they are gone")  # noqa: B023
+            trial.until_stored(100)
+            trial.note_recovery(since=began, within=START_SECONDS)
+    assert all(
+        resource.prlimit(pid, resource.RLIMIT_NOFILE) == (MOST_FILES, MOST_FILES)
+        for pid in workers_of(service)
+    )
+    trial.until_all_work(service, WORKERS)
+    allowed = (LOST, REFUSED, UNAVAILABLE, OVERLOADED, OVERDUE, UNKNOWN)
+    trial.conclude(service.port, *allowed, backends=POOL * WORKERS, worst=PATIENCE + 1)
+    assert service.stop() == 0
