@@ -213,7 +213,7 @@ def call_when_answering(listener: socket.socket, greet: Greeting) -> None:
                 connection.request("GET", "/readyz")
                 response = connection.getresponse()
                 greet(url, ready=response.status == HTTPStatus.OK, body=json.load(response))
-            except (OSError, HTTPException):
+            except (OSError, HTTPException, ValueError):  # no answer, or none of the service's
                 time.sleep(0.1)
             else:
                 return

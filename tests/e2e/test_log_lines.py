@@ -80,16 +80,40 @@ def test_who_sits_at_a_terminal_is_told_in_lines(folder: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("condition", ["1 / (prediction - prediction) = 1", "sepal_length < 5"])
 @pytest.mark.parametrize(("path", "body"), [("", FLOWER), ("/batch", {"items": [FLOWER] * 2})])
-async def test_an_unexpected_failure_is_logged_whole_but_without_the_input(
+async def test_a_row_that_postgresql_refuses_is_logged_with_its_words_but_without_the_input(
     service: Service, service_database: URL, condition: str, path: str, body: dict[str, Any]
 ) -> None:
-    """The trace is there for the operators; what the client sent and the settings are not."""
     broken = f"ADD CONSTRAINT broken CHECK ({condition}) NOT VALID"
     await asyncio.to_thread(execute, service_database, f"ALTER TABLE iris_predictions {broken}")
     async with service.client() as client:
         response = await client.post(f"/predict{path}", json=body)
     mended = "DROP CONSTRAINT broken"
     await asyncio.to_thread(execute, service_database, f"ALTER TABLE iris_predictions {mended}")
+    assert response.status_code == 500
+    assert line_of(service, response.json()["request_id"])["status"] == 500
+    codes = {line["sqlstate"] for line in lines_of(service) if line["event"] == "database_failure"}
+    assert {"22012" if "/" in condition else "23514"} <= codes
+    assert "5.0625" not in service.errors
+
+
+@pytest.mark.parametrize("path", ["", "/{id}"])
+async def test_an_unexpected_failure_is_logged_whole_but_without_the_input(
+    service: Service, service_database: URL, path: str
+) -> None:
+    """The trace is there for the operators; what the client sent and the settings are not."""
+    async with service.client() as client:
+        number = (await client.post("/predict", json=FLOWER)).json()["id"]
+        spoil = "ALTER prediction_label DROP NOT NULL; UPDATE iris_predictions SET prediction_label"
+        await asyncio.to_thread(
+            execute, service_database, f"ALTER TABLE iris_predictions {spoil} = NULL"
+        )
+        response = await client.get("/predictions" + path.format(id=number))
+    await asyncio.to_thread(
+        execute,
+        service_database,
+        "DELETE FROM iris_predictions WHERE prediction_label IS NULL;"
+        "ALTER TABLE iris_predictions ALTER prediction_label SET NOT NULL",
+    )
     assert response.status_code == 500
     request_id = response.json()["request_id"]
     assert line_of(service, request_id)["status"] == 500

@@ -10,6 +10,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+import structlog
 from httpx2 import AsyncClient
 from sqlalchemy import URL
 from tests.conftest import execute, settings_for
@@ -30,10 +31,18 @@ def _no_cause_was_logged_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(causes, "_logged", {})
 
 
-def failures(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """The log's lines of causes, so far."""
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] == "{"]
-    return [line for line in lines if line["event"] == "database_failure"]
+@pytest.fixture
+def logged() -> Iterator[list[Any]]:
+    """The log's lines of this test, whatever other tests have configured."""
+    with structlog.testing.capture_logs() as lines:
+        yield lines
+
+
+def failures(lines: list[Any]) -> list[Any]:
+    """The lines of causes, so far; those are forgotten."""
+    found = [line for line in lines if line["event"] == "database_failure"]
+    lines.clear()
+    return found
 
 
 @pytest.fixture
@@ -83,14 +92,14 @@ async def test_readyz_without_a_privilege_is_503_and_the_log_says_which(
     database: URL,
     privilege: str,
     of: str,
-    capsys: pytest.CaptureFixture[str],
+    logged: list[Any],
 ) -> None:
     revoke = f"REVOKE {privilege} ON {of} FROM {ROLE}"
     await asyncio.to_thread(execute, database, revoke)
     async with running(limited) as client:
         detail = assert_problem(await client.get("/readyz"), 503, "not-ready")["detail"]
         assert "Grant the role of IRIS_DATABASE_URL" in detail
-        [line] = failures(capsys)
+        [line] = failures(logged)
         assert line["sqlstate"] == "42501"
         assert "permission denied" in line["message"]
 
@@ -103,7 +112,7 @@ async def test_predict_with_a_key_that_cannot_be_looked_up_says_what_to_grant(
     path: str,
     body: Any,
     rows: int,
-    capsys: pytest.CaptureFixture[str],
+    logged: list[Any],
 ) -> None:
     async with running(limited) as client:
         assert (await ask(client, "mine", body, path)).status_code == 200
@@ -113,7 +122,7 @@ async def test_predict_with_a_key_that_cannot_be_looked_up_says_what_to_grant(
             "detail"
         ]
         assert "Grant the role of IRIS_DATABASE_URL" in detail
-        [line] = failures(capsys)
+        [line] = failures(logged)
         assert line["problem"] == "outcome-unknown"
         assert line["message"] == "permission denied for table idempotency_keys"
     assert await count_rows(connection) == rows
@@ -136,7 +145,7 @@ async def test_predict_that_a_row_level_security_policy_refuses_stores_nothing_a
     connection: asyncpg.Connection,
     table: str,
     check: str,
-    capsys: pytest.CaptureFixture[str],
+    logged: list[Any],
 ) -> None:
     await connection.execute(POLICY.format(table=table, check=check))
     flower = {**SETOSA, "petal_width": 2.5}
@@ -149,14 +158,14 @@ async def test_predict_that_a_row_level_security_policy_refuses_stores_nothing_a
             assert response.status_code in {500, 503}
             assert "policy" in response.json()["detail"] or "policies" in response.json()["detail"]
         assert await count_rows(connection) == 0
-        assert {line["sqlstate"] for line in failures(capsys)} <= {"42501", "0A000"}
+        assert {line["sqlstate"] for line in failures(logged)} <= {"42501", "0A000"}
         assert (await ask(client, None)).status_code == 200
 
 
 async def test_equal_causes_share_a_line_and_are_counted(
     client: AsyncClient,
     connection: asyncpg.Connection,
-    capsys: pytest.CaptureFixture[str],
+    logged: list[Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     refuse = "ALTER TABLE iris_predictions ADD CONSTRAINT small CHECK (petal_width < 2) NOT VALID"
@@ -165,7 +174,7 @@ async def test_equal_causes_share_a_line_and_are_counted(
     for _ in range(5):
         body = assert_problem(await ask(client, None, flower), 500, "not-stored")
         assert "constraint small" in body["detail"]
-    [line] = failures(capsys)
+    [line] = failures(logged)
     assert line["constraint"] == "small"
     assert line["sqlstate"] == "23514"
     assert line["error"] == "CheckViolationError"
@@ -173,12 +182,12 @@ async def test_equal_causes_share_a_line_and_are_counted(
     assert "2.0625" not in json.dumps(line)
     monkeypatch.setattr(causes, "_SECONDS_BETWEEN_LINES", 0)
     await ask(client, None, flower)
-    [line] = failures(capsys)
+    [line] = failures(logged)
     assert line["unlogged"] == 4
 
 
 async def test_predict_without_a_file_left_says_how_to_get_more(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, logged: list[Any]
 ) -> None:
     async def connect(*_args: object, **_kwargs: object) -> Any:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -189,7 +198,7 @@ async def test_predict_without_a_file_left_says_how_to_get_more(
             body = assert_problem(await ask(client, None), 503, "database-unavailable")
         assert "ulimit -n" in body["detail"]
         assert "Nothing was stored." in body["detail"]
-        [line] = failures(capsys)
+        [line] = failures(logged)
         assert line["errno"] == errno.EMFILE
 
 

@@ -6,7 +6,6 @@ from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
-from fastapi import FastAPI
 from httpx2 import AsyncClient, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 from tests.integration.repeats import ask
@@ -17,6 +16,7 @@ from tests.integration.support import (
     client_of,
     count_rows,
     make_key,
+    started,
 )
 
 from iris_api.database import IrisFeatures, IrisPrediction, create_prediction
@@ -87,15 +87,14 @@ WAYS = [
 
 @pytest.fixture(params=["off", "keys"])
 async def caller(
-    request: pytest.FixtureRequest, app: FastAPI, guarded: FastAPI, keyed: Settings
+    request: pytest.FixtureRequest, settings: Settings, keyed: Settings
 ) -> AsyncIterator[AsyncClient]:
     """A client without an API key, or with one, whose ids are from a sequence of its own."""
-    if request.param == "off":
-        async with client_of(app) as client:
-            yield client
-    else:
-        async with client_of(guarded, **await make_key(keyed)) as client:
-            yield client
+    own, headers = settings, {}
+    if request.param == "keys":
+        own, headers = keyed, await make_key(keyed)
+    async with started(own) as app, client_of(app, **headers) as client:
+        yield client
 
 
 @pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)

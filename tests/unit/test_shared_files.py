@@ -68,7 +68,7 @@ def worker(
     said = [] if said is None else said
     process = subprocess.Popen(
         [*before, sys.executable, "-c", WORKER, first, then],
-        env={**os.environ, FOLDER_VARIABLE: str(folder)},
+        env=environment(folder, measured=not before),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -81,6 +81,16 @@ def worker(
             said.append(process.stdout.readline())
         assert said[-1] == "ready\n", said
         yield process
+
+
+def environment(folder: Path, *, measured: bool) -> dict[str, str]:
+    """A worker's; one that is scarce of files or space has none for its coverage."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if measured or not name.startswith("COVERAGE_")
+    }
+    return {**inherited, FOLDER_VARIABLE: str(folder)}
 
 
 def told_by(process: "subprocess.Popen[str]") -> str:

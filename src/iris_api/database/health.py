@@ -19,6 +19,8 @@ from iris_api.database.writes import COLUMNS, NewPrediction, insert_one_statemen
 from iris_api.errors import NotStored
 from iris_api.inference.classifier import ClassPrediction
 
+_LOCK_TIMEOUT = "500ms"
+"""Less than a probe waits, so that it is told that the trial waits for a lock."""
 _NOT_NULL = "23502"
 """not_null_violation: of a column that this release does not know, for it fills all others."""
 # An id below all others, and for each backend another: two trials do not wait for each other.
@@ -59,6 +61,7 @@ async def try_to_store(session: AsyncSession) -> None:
 
 
 async def _store(driver: Driver) -> None:
+    await driver.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
     label = IRIS_LABELS[0]
     answer = ClassPrediction(0, label, {label: 1.0}, None)
     row = NewPrediction.of(ANYBODY, EXAMPLE.as_row(), answer)
