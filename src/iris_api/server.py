@@ -149,7 +149,9 @@ def run(settings: Settings, listener: socket.socket) -> None:
         access_log=False,
         server_header=False,
         headers=[("X-Content-Type-Options", "nosniff")],  # an answer is what its type says
-        proxy_headers=False,  # nothing in an answer depends on the client's address or scheme
+        # Nothing in an answer depends on the client's address or scheme, and `BoundedProtocol`
+        # takes `Config.loaded_app` for the application itself: uvicorn's middleware would hide it.
+        proxy_headers=False,
         backlog=BACKLOG,
         timeout_graceful_shutdown=settings.shutdown_timeout,
     )

@@ -90,6 +90,8 @@ class Supervisor(Multiprocess):
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._delay = delay
         self._known: dict[Process, _Known] = {}
+        self._leaving: list[Process] = []
+        """Workers that were told to end because there are to be fewer."""
         self._pause = 0.0
         self._has_served = False
         self.has_failed = False
@@ -109,6 +111,15 @@ class Supervisor(Multiprocess):
         self.processes_num += 1
         self.processes.append(self._begin())
 
+    def handle_ttou(self) -> None:
+        """Have one worker fewer, but keep the last. Its end is not waited for: it may hang."""
+        if self.processes_num > 1:
+            self.processes_num -= 1
+            worker = self.processes.pop()
+            del self._known[worker]
+            worker.terminate()
+            self._leaving.append(worker)
+
     def _begin(self) -> Process:
         worker = _Worker(self.config, self.sockets)
         worker.start()
@@ -117,6 +128,7 @@ class Supervisor(Multiprocess):
 
     def keep_subprocess_alive(self) -> None:
         """Replace the workers that have ended or hang."""
+        self._leaving = [worker for worker in self._leaving if worker.process.is_alive()]
         for worker in self.processes:
             self._hear(worker, self._known[worker])
         for index, worker in enumerate(self.processes):
@@ -186,7 +198,7 @@ class Supervisor(Multiprocess):
         """
         end = time.monotonic() + self._delay
         last = end + (self.config.timeout_graceful_shutdown or 0) + _SECONDS_TO_END
-        for worker in self.processes:
+        for worker in [*self.processes, *self._leaving]:
             while worker.process.is_alive():
                 is_told_again = not _STOPPING.isdisjoint(self.signal_queue)
                 if is_told_again:
@@ -206,7 +218,7 @@ class Supervisor(Multiprocess):
             listener.close()
 
     def _tell_again(self) -> None:
-        for worker in self.processes:
+        for worker in [*self.processes, *self._leaving]:
             if worker.process.is_alive() and worker.pid is not None:
                 os.kill(worker.pid, signal.SIGTERM)
 

@@ -215,3 +215,18 @@ def test_workers_end_with_their_parent_though_it_was_killed(begin: Callable[...,
     poll_until(lambda: not any(map(is_alive, workers)), "they have ended")
     assert not folder.exists()
     begin(workers=WORKERS, port=service.port)
+
+
+def test_a_worker_that_hangs_when_there_are_to_be_fewer_does_not_hold_up_the_parent(
+    start: Start, database: URL, data_dir: Path
+) -> None:
+    service = start(
+        **way_to(database), data_dir=data_dir, workers=WORKERS, shutdown_delay=0, shutdown_timeout=1
+    )
+    service.until_ready()
+    until_heard(service, WORKERS)
+    send(signal.SIGSTOP, workers_of(service))
+    service.process.send_signal(signal.SIGTTOU)  # to the one that was begun last
+    until_heard(service, WORKERS + 1)  # the other one hung, and was replaced
+    assert service.stop() == 0
+    service.leaves_nothing()

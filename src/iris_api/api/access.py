@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from starlette._utils import get_route_path
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from iris_api.api.limits import NEVER_REFUSED
+from iris_api.api.paths import path_of
 from iris_api.api.problems import problem_response
 from iris_api.api.rate_limit import RateLimiter
 from iris_api.api.resources import Resources
@@ -62,7 +62,7 @@ class AccessMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application for a caller who may ask; answer with a problem otherwise."""
-        if scope["type"] != "http" or _is_open(path := get_route_path(scope)):
+        if scope["type"] != "http" or _is_open(path := path_of(scope)):
             await self.app(scope, receive, send)
             return
         limiter = None if path in NEVER_REFUSED else self.limiter

@@ -10,12 +10,12 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
-from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from iris_api.api.paths import path_of
 from iris_api.api.problems import (
     MAX_ERRORS,
     problem_of_http_exception,
@@ -101,7 +101,7 @@ class DirectMiddleware:
         """Run the route, and answer with the problem that it raises; else run the application."""
         route = None
         if scope["type"] == "http":
-            route = self._routes.get((scope["method"], get_route_path(scope)))
+            route = self._routes.get((scope["method"], path_of(scope)))
         if route is None:
             await self.app(scope, receive, send)
             return

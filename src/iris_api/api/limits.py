@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from http import HTTPMethod
 from typing import Literal
 
-from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from iris_api.api.paths import path_of
 from iris_api.api.problems import problem_response
 from iris_api.database.transactions import CancelledWhileStoring
 from iris_api.errors import (
@@ -87,7 +87,7 @@ class LimitsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application for one request, within the bounds."""
-        if scope["type"] != "http" or get_route_path(scope) in NEVER_REFUSED:
+        if scope["type"] != "http" or path_of(scope) in NEVER_REFUSED:
             await self.app(scope, receive, send)
             return
         problem = self._refusal(scope)

@@ -1,0 +1,160 @@
+"""What is used of a dependency that is private, or likely to change with its next release.
+
+One row for each. A row that fails says which file relies on it: read the dependency's changes, mend
+that file, then this row. Until then keep the dependency's upper bound in pyproject.toml.
+"""
+
+import ast
+import inspect
+import re
+import sys
+import tomllib
+from collections.abc import Callable
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+import structlog
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from prometheus_client import values
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.multiprocess import MultiProcessCollector
+from sqlalchemy import make_url
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
+from sqlalchemy.engine.base import ExceptionContextImpl
+from sqlalchemy.exc import EmulatedDBAPIException
+from starlette.responses import Response
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import Server, ServerState
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "iris_api"
+
+
+def names_of(thing: Any) -> set[str]:
+    """Its attributes, those included that its methods or annotations name."""
+    names = set(dir(thing))
+    for cls in inspect.getmro(thing) if inspect.isclass(thing) else []:
+        if cls.__module__ != "builtins":
+            names |= set(re.findall(r"(?:self\.|^    )(\w+)", inspect.getsource(cls), re.MULTILINE))
+    return names
+
+
+PROTOCOL = """
+    pipeline cycle scope url headers parser flow app server_state loop logger access_log
+    data_received on_headers_complete on_body on_message_complete on_response_complete shutdown
+    _start_asgi_task _should_upgrade
+"""
+SUPERVISOR = """
+    signal_queue should_exit processes processes_num sockets config handle_hup handle_term
+    handle_ttin handle_ttou init_processes keep_subprocess_alive join_all
+"""
+DEPENDANT = """
+    path_params query_params header_params cookie_params body_params dependencies call name
+    background_tasks_param_name request_param_name response_param_name
+"""
+CYCLE = """
+    scope transport flow logger access_logger access_log default_headers message_event
+    expect_100_continue keep_alive on_response
+"""
+ATTRIBUTES: list[tuple[Any, str, str]] = [
+    (HttpToolsProtocol, PROTOCOL, "connections/"),
+    (FlowControl, "pause_reading resume_reading drain", "connections/"),
+    (Config, "loaded_app encoded_headers", "connections/keeper.py, connections/reading.py"),
+    (ServerState, "default_headers connections tasks", "connections/keeper.py"),
+    (Server, "handle_exit shutdown started", "server.py"),
+    (Multiprocess, SUPERVISOR, "supervisor.py"),
+    (
+        Process,
+        "parent_conn child_conn process pid exitcode _server kill join",
+        "supervisor.py",
+    ),
+    (Dependant, DEPENDANT, "api/direct.py"),
+    (APIRoute, "handle dependant methods path_regex", "api/direct.py, api/reads.py"),
+    (AsyncAdapt_asyncpg_connection, "run_async driver_connection", "database/pool.py"),
+    (EmulatedDBAPIException, "orig", "database/failures.py"),
+    (
+        ExceptionContextImpl,
+        "is_disconnect invalidate_pool_on_disconnect statement connection original_exception",
+        "database/pool.py",
+    ),
+    (asyncpg.PostgresError, "sqlstate detail context severity_en", "database/failures.py"),
+    (asyncpg.exceptions, "InvalidCachedStatementError ClientConfigurationError", "failures.py"),
+    (values, "ValueClass MutexValue MultiProcessValue", "observability/shared_files.py"),
+    (MultiProcessCollector, "_path merge collect", "observability/shared_files.py"),
+    (MmapedDict, "read_value write_value", "observability/shared_files.py"),
+    (structlog, "get_config WriteLoggerFactory make_filtering_bound_logger", "logging.py"),
+]
+
+
+@pytest.mark.parametrize(
+    ("thing", "names", "user"), ATTRIBUTES, ids=[row[0].__name__ for row in ATTRIBUTES]
+)
+def test_a_dependency_has_each_name_that_is_used_of_it(thing: Any, names: str, user: str) -> None:
+    missing = set(names.split()) - names_of(thing)
+    assert not missing, f"{thing.__name__} has no {missing} any more, which {user} uses"
+
+
+PARAMETERS: list[tuple[Callable[..., Any], str, str]] = [
+    (RequestResponseCycle, CYCLE, "connections/protocol.py makes one"),
+    (Process, "config sockets", "supervisor.py makes one"),
+    (values.MultiProcessValue, "process_identifier", "observability/shared_files.py makes one"),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "names", "user"), PARAMETERS, ids=[row[0].__name__ for row in PARAMETERS]
+)
+def test_a_dependency_takes_the_arguments_that_it_is_given(
+    make: Callable[..., Any], names: str, user: str
+) -> None:
+    parameters = list(inspect.signature(make).parameters)
+    assert parameters == names.split(), f"{user} by its arguments of before"
+
+
+def test_starlettes_response_begins_with_its_length() -> None:
+    """`api/direct.py` replaces the first header when it has the body."""
+    assert Response(media_type="application/json").raw_headers[0][0] == b"content-length"
+
+
+def test_sqlalchemys_url_gives_asyncpgs_arguments() -> None:
+    """`database/url.py` asks the dialect what asyncpg would get."""
+    url = make_url("postgresql+asyncpg://a:b@c:1/d")
+    _, arguments = url.get_dialect()().create_connect_args(url)
+    assert arguments["port"] == 1
+
+
+def requirements() -> dict[str, Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return {canonicalize_name(one.name): one for one in map(Requirement, project["dependencies"])}
+
+
+def imported() -> set[str]:
+    """The top-level modules that the source imports, but the standard library's and its own."""
+    found = set()
+    for file in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.partition(".")[0])
+    return found - set(sys.stdlib_module_names) - {"iris_api"}
+
+
+def test_pyproject_declares_and_bounds_each_package_that_the_source_imports() -> None:
+    declared = requirements()
+    by_module = packages_distributions()
+    for module in imported():
+        names = {canonicalize_name(name) for name in by_module[module]}
+        assert names & set(declared), f"declare {names} in pyproject.toml: {module} is imported"
+    for name, requirement in declared.items():
+        operators = {specifier.operator for specifier in requirement.specifier}
+        assert {">=", "<"} <= operators, f"bound {name} on both sides"
