@@ -68,7 +68,7 @@ def worker(
     said = [] if said is None else said
     process = subprocess.Popen(
         [*before, sys.executable, "-c", WORKER, first, then],
-        env=environment(folder, measured=not before),
+        env=environment(folder, measured=not (before or first)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
