@@ -70,7 +70,7 @@ def held(react: React = lambda: None) -> Iterator[Callable[[], bool]]:
 def ask_to_end() -> None:
     """Ask this process to end, as SIGTERM does, from any thread; nothing where that would kill it.
 
-    Under pytest and Alembic's own command nobody handles SIGTERM.
+    Under pytest and Alembic's own command, SIGTERM has no handler.
     """
     if signal.getsignal(signal.SIGTERM) not in {signal.SIG_DFL, signal.SIG_IGN, None}:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -242,9 +242,9 @@ def test_a_stale_statement_is_recognised_though_sqlalchemy_forgets_what_it_is_ar
 
 
 def test_a_file_that_cannot_be_read_is_named_with_what_to_do() -> None:
-    problem = problem_of(PermissionError(13, "Permission denied", "/root/.postgresql/key"))
+    problem = problem_of(PermissionError(13, "Permission denied", "/home/iris/.postgresql/key"))
     assert problem is not None
-    assert "/root/.postgresql/key" in problem.detail
+    assert "/home/iris/.postgresql/key" in problem.detail
     assert "Permission denied" in problem.detail
     assert "HOME" in problem.detail
 

@@ -2,7 +2,7 @@
 
 PostgreSQL refuses to start where a lock file names a process that exists, whatever that process is:
 a zombie, or another program that has the number by now. It also refuses a lock file that is empty
-or unreadable, as a power loss leaves it. Whoever calls this holds the data folder's own lock, so a
+or unreadable, as a power loss leaves it. The caller holds the data folder's own lock, so a
 server that still runs there is an orphan, and every lock file of a server that does not is stale.
 """
 
