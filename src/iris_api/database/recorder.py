@@ -6,8 +6,8 @@ answered when its own group has committed, never before.
 """
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TypeVar
 
 import asyncpg
 from sqlalchemy import PoolProxiedConnection
@@ -17,11 +17,13 @@ from iris_api.batching import Batcher, CancelledInFlight
 from iris_api.database.api_keys import Caller
 from iris_api.database.failures import is_refusal_of_a_row, problem_of_write
 from iris_api.database.keyed_writes import Blame, blame_of, copy_rows_once, insert
-from iris_api.database.transactions import CancelledWhileStoring, checked_out
+from iris_api.database.transactions import CancelledWhileStoring, give_back
 from iris_api.database.writes import NewPrediction, StoredAs, copy_rows
 from iris_api.errors import DatabaseUnavailable, OutcomeUnknown, Problem
 from iris_api.inference.classifier import ClassPrediction, Row
 from iris_api.observability.metrics import Metrics
+
+T = TypeVar("T")
 
 _REMEMBERED_SECONDS = 3.0
 
@@ -79,11 +81,12 @@ class Recorder:
         def new() -> Iterator[NewPrediction]:
             return (NewPrediction.of(caller, *pair) for pair in zip(rows, answers, strict=True))
 
-        async with self._connection() as connection:
+        def store(connection: PoolProxiedConnection) -> Awaitable[list[StoredAs]]:
             if key is None:
-                stored = await copy_rows(connection, new, len(rows), caller.id_sequence)
-            else:
-                stored = await copy_rows_once(connection, new, rows, caller, key)
+                return copy_rows(connection, new, len(rows), caller.id_sequence)
+            return copy_rows_once(connection, new, rows, caller, key)
+
+        stored = await self._on_connection(store)
         if stored[0].earlier_answer is None:
             self._metrics.count_predictions((one.label, one.model_version) for one in answers)
         return stored
@@ -102,41 +105,42 @@ class Recorder:
         """Take no more rows; return when those that were taken are committed."""
         await self._batcher.aclose()
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[PoolProxiedConnection]:
-        """A connection to store by. What fails is raised as its problem."""
+    async def _on_connection(
+        self, store: Callable[[PoolProxiedConnection], Awaitable[list[T]]]
+    ) -> list[T]:
+        """What ``store`` does with a connection of the pool. What fails is raised as its problem.
+
+        Plain ``try`` statements: a generator's context manager for each cost a lone caller 3 %.
+        """
         try:
-            async with checked_out(self._engine) as connection:
-                with self._noting_trouble():
-                    yield connection
+            # The pool's own connection, for SQLAlchemy's around it costs a lone caller 45 us.
+            connection = await self._engine.raw_connection()
+            before = self._trouble
+            try:
+                stored = await store(connection)
+            except Exception as error:
+                self._note(error)
+                raise
+            finally:
+                give_back(connection)
         except Exception as error:
-            problem = problem_of_write(error)
+            blame = blame_of(error)
+            problem = problem_of_write(error) if blame is None else blame.problem
             if problem is None or problem is error:
                 raise
             raise problem from error
-
-    @contextmanager
-    def _noting_trouble(self) -> Iterator[None]:
-        before = self._trouble
-        try:
-            yield
-        except Exception as error:
-            blame = blame_of(error)
-            if blame is not None:  # one client's trouble is not the service's
-                raise blame.problem from error
-            self._note(error)
-            raise
         if self._trouble is before:
             self._trouble = None
+        return stored
 
     def _note(self, error: Exception) -> None:
         problem = problem_of_write(error)
-        if isinstance(problem, (DatabaseUnavailable, OutcomeUnknown)):
+        is_of_one_client = blame_of(error) is not None
+        if isinstance(problem, (DatabaseUnavailable, OutcomeUnknown)) and not is_of_one_client:
             self._trouble = time.monotonic(), problem
 
     async def _commit(self, group: Sequence[NewPrediction]) -> list[StoredAs | Exception]:
-        async with self._connection() as connection:
-            outcomes = await self._insert(connection, group)
+        outcomes = await self._on_connection(lambda connection: self._insert(connection, group))
         new = [
             row
             for row, outcome in zip(group, outcomes, strict=True)
