@@ -27,7 +27,8 @@ from iris_api.database import (
 )
 from iris_api.database.api_keys import ANYBODY
 from iris_api.database.writes import NewPrediction
-from iris_api.inference import ClassPrediction, Model, load_artifact
+from iris_api.inference import Model, load_artifact
+from iris_api.iris import ClassPrediction
 from iris_api.server import application
 from iris_api.settings import load_settings
 
@@ -114,7 +115,7 @@ def _replace_predict(app: FastAPI, endpoint: Callable[..., Any]) -> FastAPI:
 async def _predict(features: IrisFeatures, resources: Resources) -> PredictionResponse:
     row = features.as_row()
     answer = await resources.require_model().engine.predict(row)
-    stored = await resources.recorder.record(NewPrediction.of(ANYBODY, row, answer))
+    stored = await resources.recorder.record(NewPrediction(ANYBODY, row, answer))
     return PredictionResponse(
         id=stored.id,
         prediction=answer.prediction,

@@ -14,8 +14,9 @@ from benchmarks.tables import print_table
 from benchmarks.workbench import Workbench
 from iris_api.database.api_keys import ANYBODY
 from iris_api.database.schema import MAX_BATCH_ITEMS
-from iris_api.database.writes import COLUMNS, NewPrediction
-from iris_api.inference import FEATURE_NAMES, load_artifact
+from iris_api.database.writes import COLUMNS, NewPrediction, values
+from iris_api.inference import load_artifact
+from iris_api.iris import FEATURE_NAMES
 
 ROUNDS = 15
 
@@ -31,7 +32,7 @@ async def measure_bulk(bench: Workbench, server: Server) -> None:
     body = json.dumps({"items": [dict(zip(FEATURE_NAMES, row, strict=True)) for row in rows]})
     classifier = load_artifact(bench.data_dir("linear") / "model").classifier
     records = [
-        NewPrediction.of(ANYBODY, row, answer)[: len(COLUMNS)]
+        values(NewPrediction(ANYBODY, row, answer))
         for row, answer in zip(rows, classifier.predict(np.array(rows)), strict=True)
     ]
     connection = await bench.connect()

@@ -31,8 +31,8 @@ from iris_api.connections import BoundedProtocol
 from iris_api.database.api_keys import ANYBODY
 from iris_api.database.recorder import Recorder
 from iris_api.database.writes import NewPrediction, StoredAs
-from iris_api.inference import ClassPrediction, InferenceEngine
-from iris_api.inference.classifier import Row
+from iris_api.inference import InferenceEngine
+from iris_api.iris import ClassPrediction, Row
 from iris_api.server import application
 
 CALLERS = 64
@@ -63,9 +63,9 @@ async def measure(api_key: str) -> dict[str, float]:
     async with service("off") as app:
         resources: Resources = app.state.resources
         engine, recorder = resources.require_model().engine, resources.recorder
-        row: Row = tuple(ROW.values())  # type: ignore[assignment]  # there are four
+        row: Row = tuple(ROW.values())
         answer = await engine.predict(row)
-        new = NewPrediction.of(ANYBODY, row, answer)
+        new = NewPrediction(ANYBODY, row, answer)
 
         async def predict_and_record() -> None:
             await engine.predict(row)

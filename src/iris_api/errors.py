@@ -57,7 +57,7 @@ class ConfigurationError(IrisApiError):
 class FieldError:
     """One field at fault.
 
-    ``location`` and ``field`` say where it is (``body`` and ``items[3].sepal_length``), ``code`` is
+    ``location`` and ``field`` say where it is (``body`` and ``items[3].name``), ``code`` is
     stable for programs, ``detail`` is for people. The offending value is never part of it.
     """
 

@@ -11,10 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from iris_api.inference.artifact import Scores
+from iris_api.iris import EXAMPLE
 from iris_api.observability.logging import configure_logging, wants_console
 from iris_api.settings import Settings, environment_warnings, load_settings
-
-_EXAMPLE = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 
 
 class Narrator:
@@ -68,13 +67,13 @@ class Narrator:
         if settings.auth == "keys":
             first = "  KEY=$(iris-api keys create --client me)\n"
             header = ' -H "Authorization: Bearer $KEY"'
-        flower = f"-H 'Content-Type: application/json' -d '{json.dumps(_EXAMPLE)}'"
+        request = f"-H 'Content-Type: application/json' -d '{json.dumps(EXAMPLE.model_dump())}'"
         self.console.print(
             f"""
 [bold]Ready on {url}[/bold]   (its documentation: {url}/docs)
 
 Try it:
-{first}  curl {url}/predict{header} {flower}
+{first}  curl {url}/predict{header} {request}
   curl {url}/predictions{header}
 
 The predictions are in {database}, the model in {settings.model_dir}. Ctrl-C stops {stopped}.

@@ -114,7 +114,7 @@ class Settings(BaseSettings):
         description="Bytes of all requests' bodies that a worker holds; past it: 503.",
     )
     max_batch_items: int = Field(
-        10_000, ge=1, le=10_000, description="Flowers in one `/predict/batch`; past it: 422."
+        10_000, ge=1, le=10_000, description="Items in one `/predict/batch`; past it: 422."
     )
     max_page_items: int = Field(
         1000, ge=1, le=1000, description="Predictions on one page of the history; past it: 422."

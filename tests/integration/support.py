@@ -22,7 +22,8 @@ from tests.conftest import dsn_of
 from iris_api.app import create_app
 from iris_api.database.api_keys import create_api_key
 from iris_api.database.session import one_session
-from iris_api.inference import Classifier, ClassPrediction
+from iris_api.inference import Classifier
+from iris_api.iris import ClassPrediction
 from iris_api.settings import Settings
 
 SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}

@@ -25,7 +25,7 @@ from iris_api.database import (
     get_prediction,
     list_predictions,
 )
-from iris_api.inference import ClassPrediction
+from iris_api.iris import ClassPrediction
 
 FLOWER = IrisFeatures.model_validate(SETOSA)
 ANSWER = ClassPrediction(1, "versicolor", {"setosa": 0.25, "versicolor": 0.75}, "mine-1")

@@ -25,7 +25,7 @@ from iris_api.database.api_keys import ANYBODY
 from iris_api.database.pool import watch_of
 from iris_api.database.writes import NewPrediction, batch_transaction
 from iris_api.errors import DatabaseUnavailable, NotStored
-from iris_api.inference import ClassPrediction
+from iris_api.iris import ClassPrediction
 from iris_api.settings import Settings
 
 
@@ -152,7 +152,7 @@ async def test_trouble_of_a_half_is_not_forgotten_for_the_other_half_was_refused
     """)
     answer = ClassPrediction(0, "setosa", None, None)
     group = [
-        NewPrediction.of(ANYBODY, IrisFeatures(**features).as_row(), answer)
+        NewPrediction(ANYBODY, IrisFeatures(**features).as_row(), answer)
         for features in (POISON, SETOSA)
     ]
     record = app.state.resources.recorder.record

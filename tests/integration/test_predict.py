@@ -5,7 +5,7 @@ from httpx2 import AsyncClient
 from sklearn.datasets import load_iris
 from tests.integration.support import running
 
-from iris_api.inference import FEATURE_NAMES
+from iris_api.iris import FEATURE_NAMES
 from iris_api.settings import Settings
 
 SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}

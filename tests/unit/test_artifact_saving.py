@@ -10,8 +10,9 @@ from sklearn.discriminant_analysis import (
 )
 from sklearn.linear_model import RidgeClassifier
 
-from iris_api.inference import FEATURE_NAMES, Manifest, load_artifact, save_artifact
+from iris_api.inference import Manifest, load_artifact, save_artifact
 from iris_api.inference.artifact import MANIFEST_NAME, QUANTILES
+from iris_api.iris import FEATURE_NAMES
 
 Rows = NDArray[np.float64]
 Targets = NDArray[np.int64]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from iris_api.inference import Classifier, ClassPrediction, InferenceEngine
-from iris_api.inference.classifier import Row
+from iris_api.inference import Classifier, InferenceEngine
+from iris_api.iris import ClassPrediction, Row
 from iris_api.observability.metrics import Metrics
 
 

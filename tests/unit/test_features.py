@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from iris_api.database.models import IRIS_LABELS, IrisPrediction
+from iris_api.database.models import IrisPrediction
 from iris_api.database.schema import MAX_BATCH_ITEMS, IrisFeatures, IrisFeaturesBatch
-from iris_api.inference import FEATURE_NAMES, ClassPrediction
+from iris_api.iris import FEATURE_NAMES, LABELS, ClassPrediction
 
 SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 MEASURES = st.floats(0, 100, exclude_min=True) | st.integers(1, 100)
@@ -88,7 +88,7 @@ def test_a_row_holds_the_request_and_the_answer() -> None:
     assert (row.probabilities, row.model_version) == (probabilities, "custom-1")
 
 
-@pytest.mark.parametrize(("index", "label"), list(enumerate(IRIS_LABELS)))
+@pytest.mark.parametrize(("index", "label"), list(enumerate(LABELS)))
 def test_a_row_for_a_bare_class_has_a_label_and_no_model(index: int, label: str) -> None:
     row = IrisPrediction.from_request(IrisFeatures.model_validate(SETOSA), index)
     assert (row.prediction, row.prediction_label) == (index, label)

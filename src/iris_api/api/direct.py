@@ -22,9 +22,11 @@ from iris_api.api.problems import (
     problem_of_validation,
     problem_response,
 )
+from iris_api.database.schema import MAX_BATCH_ITEMS
 from iris_api.errors import FieldError, InvalidRequest, Problem, UnsupportedMediaType
+from iris_api.iris import FEATURE_NAMES
 
-_MOST_VALUES = 60_000
+_MOST_VALUES = MAX_BATCH_ITEMS * (len(FEATURE_NAMES) + 2)
 """JSON values in a body: pydantic makes an object of each, and all of them hold up the loop."""
 _OTHER_JSON = re.compile(rb"application/[a-z0-9!#$&^_.+-]+\+json")
 _SPECIAL = (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction)
@@ -70,7 +72,7 @@ class DirectRoute(APIRoute):
 
     def _parse(self, body: bytes) -> Any:
         if len(body) > _MOST_VALUES and _count_values(body) > _MOST_VALUES:
-            detail = f"At most {_MOST_VALUES:,} values; 10,000 flowers are 50,001"
+            detail = f"At most {_MOST_VALUES:,} values of JSON. Send fewer items at a time"
             raise InvalidRequest([FieldError("body", "body", "too_many_values", detail)])
         try:
             return self._validate_json(body)

@@ -17,10 +17,11 @@ from starlette.types import Receive, Scope, Send
 
 from iris_api.api.problems import ProblemDetails
 from iris_api.api.reads import ReadRoute
+from iris_api.iris import DESCRIPTION
 
-_DESCRIPTION = """\
-Predictions of an iris flower's species from four measures in centimetres. PostgreSQL has committed
-each prediction before its answer begins, so the history holds whatever was answered.
+_DESCRIPTION = f"""\
+{DESCRIPTION} PostgreSQL has committed each prediction before its answer begins, so
+the history holds whatever was answered.
 Every error is `application/problem+json` (RFC 9457)."""
 
 

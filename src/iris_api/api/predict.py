@@ -30,7 +30,7 @@ from iris_api.errors import (
     RequestTimeout,
     UnsupportedMediaType,
 )
-from iris_api.inference.classifier import ClassPrediction
+from iris_api.iris import ClassPrediction
 
 router = APIRouter(
     route_class=DirectRoute,
@@ -54,7 +54,7 @@ router = APIRouter(
 
 @router.post(
     "/predict",
-    summary="Predict the species of one flower",
+    summary="Predict the class of one sample",
     response_model=PredictionResponse,
     openapi_extra=SECURED | PARAMETER,
 )
@@ -65,24 +65,24 @@ async def predict(
     caller: Predictor,
     key: Key,
 ) -> dict[str, Any]:
-    """Classify a flower, store the prediction, answer with the stored row."""
+    """Classify a sample, store the prediction, answer with the stored row."""
     row = features.as_row()
     answer = await resources.require_model().engine.predict(row)
-    stored = await resources.recorder.record(NewPrediction.of(caller, row, answer, key))
+    stored = await resources.recorder.record(NewPrediction(caller, row, answer, key))
     response.headers["Content-Location"] = f"{resources.root_path}/predictions/{stored.id}"
     return _answer(answer, stored)
 
 
 @router.post(
     "/predict/batch",
-    summary="Predict the species of up to 10,000 flowers",
+    summary="Predict the classes of up to 10,000 samples",
     response_model=PredictionBatch,
     openapi_extra=SECURED | PARAMETER,
 )
 async def predict_batch(
     batch: IrisFeaturesBatch, resources: ProcessResources, caller: Predictor, key: Key
 ) -> dict[str, Any]:
-    """Classify flowers and store all predictions in one transaction, or none."""
+    """Classify samples and store all predictions in one transaction, or none."""
     require_at_most("body", "items", len(batch.items), resources.max_batch_items)
     rows = [features.as_row() for features in batch.items]
     answers = await resources.require_model().engine.predict_many(rows)

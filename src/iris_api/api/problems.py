@@ -25,6 +25,7 @@ from iris_api.errors import (
     Problem,
     Unauthorized,
 )
+from iris_api.iris import FEATURE_NAMES
 from iris_api.observability.logging import request_id_of_context
 
 MEDIA_TYPE = "application/problem+json"
@@ -47,7 +48,7 @@ class ProblemField(BaseModel):
     """One field at fault."""
 
     location: Literal["body", "query", "path", "header"] = Field(alias="in")
-    field: str = Field(description="Such as `limit`, or `items[3].sepal_length`")
+    field: str = Field(description=f"Such as `limit`, or `items[3].{FEATURE_NAMES[0]}`")
     code: str = Field(description="Stable, for programs")
     detail: str = Field(description="For people")
 
@@ -145,7 +146,7 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
 
 
 def _field_name(path: Sequence[str | int]) -> str:
-    """``items[3].sepal_length``; a name is the client's own, so it is cut and made printable."""
+    """``items[3].name``; a name is the client's own, so it is cut and made printable."""
     name = "".join(
         f"[{part}]" if isinstance(part, int) else "." + _UNPRINTABLE.sub("?", part[:64])
         for part in path

@@ -11,13 +11,12 @@ from iris_api.database.failures import (
     translates_write_failures,
 )
 from iris_api.database.keyed_writes import CLAIM_BATCH, FIND_KEYED
-from iris_api.database.models import IRIS_LABELS, IrisPrediction
+from iris_api.database.models import IrisPrediction
 from iris_api.database.pool import Driver, watch_of
-from iris_api.database.schema import EXAMPLE
 from iris_api.database.transactions import driver_transaction
-from iris_api.database.writes import COLUMNS, NewPrediction, insert_one_statement
+from iris_api.database.writes import NewPrediction, insert_one_statement, values
 from iris_api.errors import NotStored
-from iris_api.inference.classifier import ClassPrediction
+from iris_api.iris import EXAMPLE, LABELS, ClassPrediction
 
 _LOCK_TIMEOUT = "500ms"
 """Less than a probe waits, so that it is told that the trial waits for a lock."""
@@ -62,10 +61,10 @@ async def try_to_store(session: AsyncSession) -> None:
 
 async def _store(driver: Driver) -> None:
     await driver.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
-    label = IRIS_LABELS[0]
+    label = LABELS[0]
     answer = ClassPrediction(0, label, {label: 1.0}, None)
-    row = NewPrediction.of(ANYBODY, EXAMPLE.as_row(), answer)
-    [stored] = await driver.fetch(_INSERT, *row[: len(COLUMNS)])
+    new = NewPrediction(ANYBODY, EXAMPLE.as_row(), answer)
+    [stored] = await driver.fetch(_INSERT, *values(new))
     if not await driver.fetchval(_MAY_DRAW_IDS):
         raise asyncpg.InsufficientPrivilegeError("permission denied for the sequence of the ids")
     key = f"trial {stored['id']}"

@@ -30,6 +30,7 @@ from iris_api.database.writes import (
     draw_ids,
     insert_group,
     insert_one,
+    parameter,
     values_of,
 )
 from iris_api.errors import (
@@ -39,7 +40,7 @@ from iris_api.errors import (
     OutcomeUnknown,
     Problem,
 )
-from iris_api.inference.classifier import ClassPrediction, Row
+from iris_api.iris import ClassPrediction, Row
 
 Outcome: TypeAlias = StoredAs | DatabaseUnavailable | IdempotencyKeyReused | OutcomeUnknown
 
@@ -70,7 +71,7 @@ _INSERT_KEYED_GROUP = f"""
         SELECT pg_get_serial_sequence('iris_predictions', 'id')::regclass AS sequence
     ), new AS MATERIALIZED (
         SELECT nextval(coalesce(id_sequence::regclass, sequence)) AS id, arrays.*
-        FROM owned, {ARRAYS}, $10::text[], $11::text[])
+        FROM owned, unnest({ARRAYS}, {parameter(1)}::text[], {parameter(2)}::text[])
         WITH ORDINALITY AS arrays ({COLUMN_LIST}, key, id_sequence, position)
     ), claimed AS (
         INSERT INTO idempotency_keys (client, key, is_batch, prediction_ids)
@@ -100,12 +101,8 @@ _INSERT_KEYED_GROUP = f"""
 """  # noqa: S608
 # To lock the keys makes it a transaction that writes, so that its commit waits for the disk and for
 # synchronous standbys: the commit that stored the rows may have been kept from it, by a restart.
-FIND_KEYED = """
-    SELECT
-        asked.position, known.is_batch, stored.id, stored.created_at,
-        stored.sepal_length, stored.sepal_width, stored.petal_length, stored.petal_width,
-        stored.prediction, stored.prediction_label, stored.probabilities::text,
-        stored.model_version
+FIND_KEYED = f"""
+    SELECT asked.position, known.is_batch, stored.id, stored.created_at, {values_of("stored")}
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS asked (client, key, position)
     JOIN idempotency_keys AS known USING (client, key)
     CROSS JOIN unnest(CASE WHEN known.is_batch = $3 THEN prediction_ids ELSE prediction_ids[:1] END)
@@ -113,7 +110,7 @@ FIND_KEYED = """
     LEFT JOIN iris_predictions AS stored ON stored.id = kept.id
     ORDER BY asked.position, kept.place
     FOR KEY SHARE OF known
-"""
+"""  # noqa: S608
 _WAITED_IN_VAIN = ("55P03", "57014", "40P01")  # for a lock; for too long; for one another
 CLAIM_BATCH = """
     INSERT INTO idempotency_keys (client, key, is_batch, prediction_ids)
@@ -136,7 +133,7 @@ def blame_of(error: Exception) -> Blame | None:
         detail = f"The ids of this API key, of {sequence}, cannot be drawn. Nothing was stored. "
         advice = "Let the service's role use that sequence, or make another key."
         problem = DatabaseUnavailable(detail + advice)
-        return Blame(problem, lambda new: new.id_sequence == sequence)
+        return Blame(problem, lambda new: new.caller.id_sequence == sequence)
     if error.sqlstate in _WAITED_IN_VAIN and IdempotencyKey.__tablename__ in (error.context or ""):
         unknown = OutcomeUnknown("An earlier request with this key may still be at work.")
         return Blame(unknown, lambda new: new.idempotency_key is not None)
@@ -151,7 +148,7 @@ async def insert(
         return await insert_keyed_group(connection, group)
     if len(group) == 1:
         return await insert_one(connection, group[0])
-    if any(row.id_sequence is not None for row in group):
+    if any(row.caller.id_sequence is not None for row in group):
         return await insert_keyed_group(connection, group)
     return await insert_group(connection, group)
 
@@ -165,7 +162,12 @@ async def insert_keyed_group(
     `IdempotencyKeyReused`. Raises what asyncpg raises where PostgreSQL refuses a row.
     """
     async with driver_transaction(connection) as driver:
-        rows = await driver.fetch(_INSERT_KEYED_GROUP, *arrays(group))
+        rows = await driver.fetch(
+            _INSERT_KEYED_GROUP,
+            *arrays(group),
+            [new.idempotency_key for new in group],
+            [new.caller.id_sequence for new in group],
+        )
     repeated = [new for new, row in zip(group, rows, strict=True) if row["id"] is None]
     outcomes = iter(await _find_repeated(connection, repeated) if repeated else ())
     return [StoredAs(*row) if row["id"] is not None else next(outcomes) for row in rows]
@@ -175,7 +177,7 @@ async def _find_repeated(
     connection: PoolProxiedConnection, repeated: Sequence[NewPrediction]
 ) -> list[Outcome]:
     """What was stored for these keys, or why nobody can say; the others' rows are committed."""
-    keys = [(new.client, str(new.idempotency_key)) for new in repeated]
+    keys = [(new.caller.client, str(new.idempotency_key)) for new in repeated]
     try:
         found = await _find(connection, keys, is_batch=False)
     except OutcomeUnknown as problem:
@@ -255,10 +257,10 @@ def _kept_row(row: Sequence[Any]) -> tuple[Row, StoredAs] | None:
     """The row that was stored; None where it was deleted since."""
     if row[0] is None:
         return None
-    number, created_at, *measures, prediction, label, probabilities, model_version = row
+    number, created_at, _, *features, prediction, label, probabilities, model_version = row
     by_label = None if probabilities is None else from_json(probabilities)
     answer = ClassPrediction(prediction, label, by_label, model_version)
-    return tuple(measures), StoredAs(number, created_at, answer)
+    return tuple(features), StoredAs(number, created_at, answer)
 
 
 def _require_same(kept: _Kept | None, asked: Sequence[Row], *, is_batch: bool) -> list[StoredAs]:

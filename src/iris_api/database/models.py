@@ -7,12 +7,9 @@ from sqlalchemy import BigInteger, DateTime, Double, Identity, Index, LargeBinar
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
 from sqlalchemy.orm import Mapped, mapped_column
 
-from iris_api.database.schema import IrisFeatures
 from iris_api.database.session import Base
-from iris_api.inference.classifier import ClassPrediction
+from iris_api.iris import LABELS, ClassPrediction, IrisFeatures
 
-IRIS_LABELS = ("setosa", "versicolor", "virginica")
-"""The classes of the iris data, in the order of its targets."""
 ANONYMOUS = "anonymous"
 """The client of all requests that come without an API key, where none is asked for."""
 
@@ -56,15 +53,15 @@ class IrisPrediction(Base):
     def from_request(cls, features: IrisFeatures, prediction: ClassPrediction | int) -> Self:
         """The row for a request and its answer; PostgreSQL sets ``id`` and ``created_at``.
 
-        A bare class index is for callers with a classifier of their own on the iris data: the label
-        is looked up in `IRIS_LABELS` (`IndexError` beyond it), the probabilities and the model's
+        A bare class index is for callers with a classifier of their own on the same data: the label
+        is looked up in `LABELS` (`IndexError` beyond it), the probabilities and the model's
         version stay NULL.
         """
         if not isinstance(prediction, ClassPrediction):
             index = int(prediction)
             if index < 0:
                 raise IndexError(f"There is no class {index}.")
-            prediction = ClassPrediction(index, IRIS_LABELS[index], None, None)
+            prediction = ClassPrediction(index, LABELS[index], None, None)
         return cls(
             **features.model_dump(),
             prediction=prediction.prediction,

@@ -20,7 +20,7 @@ from iris_api.database.keyed_writes import Blame, blame_of, copy_rows_once, inse
 from iris_api.database.transactions import CancelledWhileStoring, give_back
 from iris_api.database.writes import NewPrediction, StoredAs, copy_rows
 from iris_api.errors import DatabaseUnavailable, OutcomeUnknown, Problem
-from iris_api.inference.classifier import ClassPrediction, Row
+from iris_api.iris import ClassPrediction, Row
 from iris_api.observability.metrics import Metrics
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ class Recorder:
         """
 
         def new() -> Iterator[NewPrediction]:
-            return (NewPrediction.of(caller, *pair) for pair in zip(rows, answers, strict=True))
+            return (NewPrediction(caller, *pair) for pair in zip(rows, answers, strict=True))
 
         def store(connection: PoolProxiedConnection) -> Awaitable[list[StoredAs]]:
             if key is None:
@@ -148,7 +148,7 @@ class Recorder:
         ]
         if new:
             self._metrics.observe_group(len(new))
-        self._metrics.count_predictions((row.prediction_label, row.model_version) for row in new)
+        self._metrics.count_predictions((row.answer.label, row.answer.model_version) for row in new)
         return outcomes
 
     async def _insert(

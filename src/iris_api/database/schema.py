@@ -7,6 +7,9 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from iris_api.iris import IrisFeatures as IrisFeatures  # noqa: PLC0414, its name here, too
+from iris_api.iris import StoredFeatures
+
 MAX_BATCH_ITEMS = 10_000
 MAX_PAGE_ITEMS = 1000
 MAX_SKIP = 10_000
@@ -21,8 +24,6 @@ _RFC3339 = re.compile(
 _TO_MICROSECONDS = len(".000000")
 _MICROSECOND = timedelta(microseconds=1)
 _LAST_INSTANT = datetime.max.replace(tzinfo=UTC)
-
-Centimetres = Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)]
 
 
 def _whole_number(value: Any) -> Any:
@@ -67,34 +68,8 @@ Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")
 """A text that PostgreSQL can hold: it has no character NUL."""
 
 
-class IrisFeatures(BaseModel):
-    """The four measures of a flower, in centimetres."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
-            ]
-        },
-    )
-
-    sepal_length: Centimetres
-    sepal_width: Centimetres
-    petal_length: Centimetres
-    petal_width: Centimetres
-
-    def as_row(self) -> tuple[float, float, float, float]:
-        """The measures in the order of the model's columns."""
-        return self.sepal_length, self.sepal_width, self.petal_length, self.petal_width
-
-
-EXAMPLE = IrisFeatures(sepal_length=5.1, sepal_width=3.5, petal_length=1.4, petal_width=0.2)
-"""A flower of the species setosa."""
-
-
 class IrisFeaturesBatch(BaseModel):
-    """Many flowers, answered together or not at all."""
+    """Many samples, answered together or not at all."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -118,13 +93,8 @@ class PredictionResponse(BaseModel):
     created_at: AwareDatetime
 
 
-class PredictionInDB(PredictionResponse):
+class PredictionInDB(StoredFeatures, PredictionResponse):
     """A stored prediction: what was asked, and what was answered."""
-
-    sepal_length: float = Field(description="Centimetres, as are the other measures")
-    sepal_width: float
-    petal_length: float
-    petal_width: float
 
 
 class PredictionBatch(BaseModel):

@@ -12,10 +12,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 from sqlalchemy import PoolProxiedConnection
+from sqlalchemy.dialects import postgresql
 
 from iris_api.database.api_keys import Caller
 from iris_api.database.failures import NOT_AS_SENT
@@ -23,45 +24,16 @@ from iris_api.database.models import IrisPrediction
 from iris_api.database.pool import Driver, watch_of
 from iris_api.database.transactions import driver_transaction
 from iris_api.errors import NotStored
-from iris_api.inference.classifier import ClassPrediction, Row
+from iris_api.iris import FEATURE_NAMES, ClassPrediction, Row
 
 
 class NewPrediction(NamedTuple):
-    """A row to be stored, as plain values: an ORM object costs ten times as much to make."""
+    """A prediction to be stored, as plain values: an ORM object costs ten times as much to make."""
 
-    client: str
-    sepal_length: float
-    sepal_width: float
-    petal_length: float
-    petal_width: float
-    prediction: int
-    prediction_label: str
-    probabilities: str
-    """JSON text"""
-    model_version: str | None
-    idempotency_key: str | None
-    """Not a column: it goes into a table of its own."""
-    id_sequence: str | None
-    """Not a column either: where the id is to come from, if not from the table's own sequence."""
-
-    @classmethod
-    def of(cls, caller: Caller, row: Row, answer: ClassPrediction, key: str | None = None) -> Self:
-        """The row for a caller's measures and the classifier's answer."""
-        return cls(
-            caller.client,
-            *row,
-            answer.prediction,
-            answer.label,
-            to_json(answer.probabilities).decode(),
-            answer.model_version,
-            key,
-            caller.id_sequence,
-        )
-
-    @property
-    def row(self) -> Row:
-        """The measures, in the order of the model's columns."""
-        return self[1:5]
+    caller: Caller
+    row: Row
+    answer: ClassPrediction
+    idempotency_key: str | None = None
 
 
 class StoredAs(NamedTuple):
@@ -72,11 +44,54 @@ class StoredAs(NamedTuple):
     earlier_answer: ClassPrediction | None = None
 
 
-COLUMNS = NewPrediction._fields[:-2]
+COLUMNS = (
+    "client",
+    *FEATURE_NAMES,
+    "prediction",
+    "prediction_label",
+    "probabilities",
+    "model_version",
+)
+"""Those that a statement fills, each by the parameter of its position; further ones come after."""
 COLUMN_LIST = ", ".join(COLUMNS)
-ARRAYS = """unnest(
-    $1::text[], $2::float8[], $3::float8[], $4::float8[], $5::float8[],
-    $6::int[], $7::text[], $8::text[]::json[], $9::text[]"""
+_JSON = "JSON"
+_POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
+_TYPES = {name: IrisPrediction.__table__.c[name].type.compile(_POSTGRESQL) for name in COLUMNS}
+
+
+def values(new: NewPrediction) -> tuple[Any, ...]:
+    """The values of `COLUMNS`, as asyncpg takes them: JSON is text."""
+    answer = new.answer
+    return (
+        new.caller.client,
+        *new.row,
+        answer.prediction,
+        answer.label,
+        to_json(answer.probabilities).decode(),
+        answer.model_version,
+    )
+
+
+def parameter(position: int) -> str:
+    """The statement's parameter that is this many behind those of `COLUMNS`."""
+    return f"${len(COLUMNS) + position}"
+
+
+def _cast(number: int, name: str) -> str:
+    """A parameter as text, where it is JSON, else with its column's type."""
+    return f"${number}::{'text' if _TYPES[name] == _JSON else _TYPES[name]}"
+
+
+def _to_json(name: str, suffix: str = "") -> str:
+    return f"::{_JSON}{suffix}" if _TYPES[name] == _JSON else ""
+
+
+# With their types, or each would have its column's, which may be one that rounds.
+_NUMBERED = tuple(enumerate(COLUMNS, start=1))
+_SENT = ", ".join(_cast(number, name) for number, name in _NUMBERED)
+_VALUES = ", ".join(_cast(number, name) + _to_json(name) for number, name in _NUMBERED)
+ARRAYS = ", ".join(f"{_cast(number, name)}[]{_to_json(name, '[]')}" for number, name in _NUMBERED)
+"""The parameters that hold the rows' `arrays`."""
 
 FAIL = f"format('{NOT_AS_SENT}')::boolean"
 """An expression that fails where it is evaluated, with its text in the message: plain SQL has no
@@ -85,16 +100,7 @@ RAISE. ``format`` keeps PostgreSQL from evaluating it while it plans."""
 
 def values_of(table: str) -> str:
     """A prediction's values in this table or subquery, to be compared; json has no equality."""
-    columns = (f"{table}.{name}" for name in COLUMNS)
-    return ", ".join(column + "::text" * column.endswith("probabilities") for column in columns)
-
-
-# With their types, or each would have its column's, which may be one that rounds.
-_SENT = (
-    "$1::text, $2::float8, $3::float8, $4::float8, $5::float8, $6::int, $7::text, $8::text, "
-    "$9::text"
-)
-_VALUES = _SENT.replace("$8::text", "$8::text::json")
+    return ", ".join(f"{table}.{name}{'::text' * (_TYPES[name] == _JSON)}" for name in COLUMNS)
 
 
 def insert_one_statement(id_value: str | None = None) -> str:
@@ -121,11 +127,11 @@ def insert_one_statement(id_value: str | None = None) -> str:
 
 
 _INSERT_ONE = insert_one_statement()
-_INSERT_ONE_WITH_ID = insert_one_statement("nextval($10::text::regclass)")
+_INSERT_ONE_WITH_ID = insert_one_statement(f"nextval({parameter(1)}::text::regclass)")
 # The rows get their ids in the order of their positions, and so they are compared.
 _INSERT_GROUP = f"""
     WITH new AS MATERIALIZED (
-        SELECT * FROM {ARRAYS}) WITH ORDINALITY AS arrays ({COLUMN_LIST}, position)
+        SELECT * FROM unnest({ARRAYS}) WITH ORDINALITY AS arrays ({COLUMN_LIST}, position)
     ), stored AS (
         INSERT INTO iris_predictions ({COLUMN_LIST})
         SELECT {COLUMN_LIST} FROM new ORDER BY position
@@ -158,20 +164,21 @@ _HAS_TRIGGERS = """
 """
 _COUNT_AS_SENT = f"""
     SELECT count(*)
-    FROM {ARRAYS}, $10::bigint[]) AS new ({COLUMN_LIST}, id)
+    FROM unnest({ARRAYS}, {parameter(1)}::bigint[]) AS new ({COLUMN_LIST}, id)
     JOIN iris_predictions AS stored USING (id)
-    WHERE ({values_of("stored")}, created_at) IS NOT DISTINCT FROM ({values_of("new")}, $11)
+    WHERE ({values_of("stored")}, created_at)
+        IS NOT DISTINCT FROM ({values_of("new")}, {parameter(2)})
 """  # noqa: S608
 
 
 async def insert_one(connection: PoolProxiedConnection, new: NewPrediction) -> list[StoredAs]:
     """As `insert_group`, for a lone row: arrays would cost PostgreSQL and asyncpg 0.1 ms."""
-    values = new[: len(COLUMNS)]
+    sequence = new.caller.id_sequence
     async with driver_transaction(connection) as driver:
-        if new.id_sequence is None:
-            rows = await driver.fetch(_INSERT_ONE, *values)
+        if sequence is None:
+            rows = await driver.fetch(_INSERT_ONE, *values(new))
         else:
-            rows = await driver.fetch(_INSERT_ONE_WITH_ID, *values, new.id_sequence)
+            rows = await driver.fetch(_INSERT_ONE_WITH_ID, *values(new), sequence)
     return [StoredAs(*row) for row in rows]
 
 
@@ -184,7 +191,7 @@ async def insert_group(
     would make two more round trips. Raises what asyncpg raises where PostgreSQL refuses a row.
     """
     async with driver_transaction(connection) as driver:
-        rows = await driver.fetch(_INSERT_GROUP, *arrays(group)[: len(COLUMNS)])
+        rows = await driver.fetch(_INSERT_GROUP, *arrays(group))
     return [StoredAs(*row) for row in rows]
 
 
@@ -234,20 +241,18 @@ async def copy(
     """
     tag = await driver.copy_records_to_table(
         IrisPrediction.__tablename__,
-        records=(
-            row[: len(COLUMNS)] + added[:2] for row, added in zip(rows(), stored, strict=True)
-        ),
+        records=(values(row) + added[:2] for row, added in zip(rows(), stored, strict=True)),
         columns=[*COLUMNS, "id", "created_at"],
     )
     count = int(tag.removeprefix("COPY "))
     if count == len(stored) and await driver.fetchval(_HAS_TRIGGERS):
-        sent = arrays(list(rows()))[: len(COLUMNS)]
+        sent = arrays(rows())
         ids = [row.id for row in stored]
         count = await driver.fetchval(_COUNT_AS_SENT, *sent, ids, stored[0].created_at)
     if count != len(stored):
         raise NotStored(f"PostgreSQL stored {count} of {len(stored)} rows as they were sent.")
 
 
-def arrays(group: Sequence[NewPrediction]) -> list[list[Any]]:
-    """The rows as an array for each field."""
-    return [list(values) for values in zip(*group, strict=True)]
+def arrays(group: Iterable[NewPrediction]) -> list[list[Any]]:
+    """The rows' values as an array for each of `COLUMNS`."""
+    return [list(column) for column in zip(*map(values, group), strict=True)]

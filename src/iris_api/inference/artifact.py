@@ -21,7 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from iris_api.errors import ModelUnavailable
-from iris_api.inference.classifier import FEATURE_NAMES, Classifier
+from iris_api.inference.classifier import Classifier
+from iris_api.iris import FEATURE_NAMES
 
 MANIFEST_NAME = "manifest.json"
 QUANTILES = tuple(round(step / 10, 1) for step in range(11))
@@ -31,7 +32,7 @@ _TRAIN_HINT = "Run `iris-api train` to write a new one, and restart the service.
 
 
 class FeatureSummary(BaseModel):
-    """What the training rows held of one feature, in centimetres."""
+    """What the training rows held of one feature, in its unit."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -87,7 +88,7 @@ def save_artifact(
 ) -> Manifest:
     """Write a fitted classifier and its manifest, and make it the folder's model.
 
-    ``rows`` are the training rows, shape (n, 4), in centimetres, in the order of `FEATURE_NAMES`;
+    ``rows`` are the training rows, shape (n, features), in the order of `FEATURE_NAMES`;
     ``classes`` are the labels of the estimator's ``classes_``, in their order. Raises `ValueError`
     for an estimator that the service could not serve; then nothing is written.
     """

@@ -1,27 +1,13 @@
 """Rows in, labels and probabilities out. Synchronous; nothing here knows of threads or requests."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iris_api.inference.shortcuts import probabilities_of
-
-FEATURE_NAMES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
-"""The columns of a row, in order; each in centimetres."""
-Row = tuple[float, float, float, float]
-
-
-class ClassPrediction(NamedTuple):
-    """A classifier's answer for one row."""
-
-    prediction: int
-    """The class, as its position in the classifier's classes."""
-    label: str
-    probabilities: dict[str, float] | None
-    """By label, in the order of the classes, with the sum 1; None where nobody computed them."""
-    model_version: str | None
+from iris_api.iris import ClassPrediction
 
 
 class Classifier:
@@ -38,7 +24,7 @@ class Classifier:
         self.version = version
 
     def predict(self, rows: NDArray[np.float64]) -> list[ClassPrediction]:
-        """Classify the rows, shape (n, 4), in centimetres, in the order of `FEATURE_NAMES`."""
+        """Classify rows, shape (n, features), in the order of `iris_api.iris.FEATURE_NAMES`."""
         probabilities = self._probabilities_of(rows)
         winners = probabilities.argmax(axis=1).tolist()
         classes, version = self.classes, self.version

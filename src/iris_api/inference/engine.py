@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from iris_api.batching import Batcher
-from iris_api.inference.classifier import Classifier, ClassPrediction, Row
+from iris_api.inference.classifier import Classifier
+from iris_api.iris import ClassPrediction, Row
 from iris_api.observability.metrics import Metrics
 
 

@@ -1,7 +1,4 @@
-"""Train on the iris data: compare candidates, examine the winner's calibration, write the model.
-
-The data is Fisher's, as scikit-learn ships it: 150 rows, 50 of each species, in centimetres.
-"""
+"""Train: compare candidates, examine the winner's calibration, write the model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.datasets import load_iris
 from sklearn.discriminant_analysis import (
     LinearDiscriminantAnalysis,
     QuadraticDiscriminantAnalysis,
@@ -24,6 +20,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
 from iris_api.inference.artifact import Manifest, Scores, save_artifact
+from iris_api.inference.dataset import load_dataset
+from iris_api.iris import LABELS
 
 SEED = 0
 _FOLDS = 5
@@ -55,8 +53,7 @@ def train(
     it comes. Deterministic: the same libraries write the same bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)  # rather fail now than after the work
-    data = load_iris()
-    rows, classes = data.data, data.target
+    rows, classes = load_dataset()
     names = [candidate] if candidate else list(CANDIDATES)
     scores = {}
     with threadpool_limits(limits=1):  # so small a task is only slowed down by more threads
@@ -68,7 +65,7 @@ def train(
     return save_artifact(
         estimator.fit(rows, classes),
         rows,
-        data.target_names.tolist(),
+        LABELS,
         folder,
         name=winner,
         scores=scores,
