@@ -15,8 +15,7 @@ from fastapi.routing import APIRoute
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
-from iris_api.api.direct import DirectMiddleware
-from iris_api.api.resources import Resources
+from iris_api.auth.api_keys import ANYBODY
 from iris_api.database import (
     IrisFeatures,
     IrisPrediction,
@@ -25,12 +24,13 @@ from iris_api.database import (
     create_session_factory,
     get_db,
 )
-from iris_api.database.api_keys import ANYBODY
-from iris_api.database.writes import NewPrediction
 from iris_api.inference import Model, load_artifact
 from iris_api.iris import ClassPrediction
-from iris_api.server import application
+from iris_api.recording.inserts import NewPrediction
+from iris_api.resources import Resources
+from iris_api.server.worker import application
 from iris_api.settings import load_settings
+from iris_api.web.json_route import DirectMiddleware
 
 
 def empty() -> FastAPI:

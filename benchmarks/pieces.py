@@ -26,14 +26,14 @@ from benchmarks.load import BODY, ROW
 from benchmarks.processes import HOST, SERVER_CORE, pin
 from benchmarks.tables import print_machine, print_table
 from benchmarks.workbench import workbench
-from iris_api.api.resources import Resources
-from iris_api.connections import BoundedProtocol
-from iris_api.database.api_keys import ANYBODY
-from iris_api.database.recorder import Recorder
-from iris_api.database.writes import NewPrediction, StoredAs
+from iris_api.auth.api_keys import ANYBODY
 from iris_api.inference import InferenceEngine
 from iris_api.iris import ClassPrediction, Row
-from iris_api.server import application
+from iris_api.recording.inserts import NewPrediction, StoredAs
+from iris_api.recording.recorder import Recorder
+from iris_api.resources import Resources
+from iris_api.server.connections import BoundedProtocol
+from iris_api.server.worker import application
 
 CALLERS = 64
 CALLS = 60  # of each caller, in a round

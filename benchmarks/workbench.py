@@ -13,10 +13,10 @@ from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from benchmarks.processes import LOAD_CORE, pin
-from iris_api.database.api_keys import create_api_key
-from iris_api.database.embedded import database_of
+from iris_api.auth.api_keys import create_api_key
 from iris_api.database.migrations import migrate
 from iris_api.database.session import one_session
+from iris_api.embedded.postgres import database_of
 from iris_api.inference.training import train
 from iris_api.settings import Settings
 

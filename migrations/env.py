@@ -14,10 +14,10 @@ from sqlalchemy.pool import NullPool
 
 from iris_api import signals
 from iris_api.database import Base
-from iris_api.database.embedded import database_of
 from iris_api.database.failures import as_told_to_operators, problem_of
 from iris_api.database.session import ISOLATION_LEVEL, prepared_statement_args
 from iris_api.database.url import database_url
+from iris_api.embedded.postgres import database_of
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings, load_settings
 

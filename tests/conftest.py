@@ -29,8 +29,8 @@ from tests.pgbouncer import PgBouncer, bounds_of
 
 from iris_api.app import create_app
 from iris_api.database import create_engine, create_session_factory
-from iris_api.database.embedded import database_of
 from iris_api.database.migrations import migrate
+from iris_api.embedded.postgres import database_of
 from iris_api.inference.training import train
 from iris_api.settings import Settings
 

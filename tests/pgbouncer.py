@@ -13,7 +13,7 @@ from typing import Self
 from sqlalchemy import URL
 from tests.ports import free_port
 
-from iris_api.database.privileges import as_ordinary_user
+from iris_api.embedded.privileges import as_ordinary_user
 
 _CONFIGURATION = """
 [databases]

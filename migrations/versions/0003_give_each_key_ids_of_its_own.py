@@ -14,7 +14,7 @@ down_revision: str | Sequence[str] | None = "0002"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
-# As `iris_api.database.api_keys.create_api_key` does it for a new key.
+# As `iris_api.auth.api_keys.create_api_key` does it for a new key.
 GIVE_RANGES = """
     DO $$
     DECLARE

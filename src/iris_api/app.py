@@ -15,24 +15,24 @@ from starlette.types import ASGIApp
 
 from iris_api import __version__
 from iris_api.api import model, operations, predict, predictions
-from iris_api.api.access import AccessMiddleware
-from iris_api.api.direct import DirectMiddleware
-from iris_api.api.documentation import install_documentation
-from iris_api.api.limits import Limits, LimitsMiddleware
-from iris_api.api.problems import failure_response, install_problem_handlers
-from iris_api.api.rate_limit import RateLimiter
-from iris_api.api.readiness import DatabaseCheck
-from iris_api.api.resources import Resources, ServedModel
-from iris_api.database.housekeeping import forget_old_keys
-from iris_api.database.keyring import Keyring
-from iris_api.database.recorder import Recorder
+from iris_api.auth.key_cache import Keyring
+from iris_api.auth.rate_limit import RateLimiter
+from iris_api.background import in_background
 from iris_api.database.session import create_engine, create_session_factory
 from iris_api.errors import ModelUnavailable
 from iris_api.inference import InferenceEngine, load_artifact
 from iris_api.observability.metrics import Metrics
 from iris_api.observability.middleware import ObservabilityMiddleware
+from iris_api.recording.readiness import DatabaseCheck
+from iris_api.recording.recorder import Recorder
+from iris_api.recording.retention import forget_old_keys
+from iris_api.resources import Resources, ServedModel
 from iris_api.settings import Settings
-from iris_api.tasks import in_background
+from iris_api.web.access import AccessMiddleware
+from iris_api.web.json_route import DirectMiddleware
+from iris_api.web.limits import Limits, LimitsMiddleware
+from iris_api.web.openapi import install_documentation
+from iris_api.web.problems import failure_response, install_problem_handlers
 
 _IN_USE = "iris_in_use"
 _SECONDS_TO_TAKE_LEAVE = 1.0

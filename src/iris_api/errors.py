@@ -33,7 +33,7 @@
             └── NotReady
 
 A problem's slug, status and title are constants of its class; only ``detail`` varies. How one is
-rendered as ``application/problem+json`` (RFC 9457) is `iris_api.api.problems`' matter.
+rendered as ``application/problem+json`` (RFC 9457) is `iris_api.web.problems`' matter.
 """
 
 from collections.abc import Mapping, Sequence

@@ -16,7 +16,7 @@ from tests.e2e.service import (
     run,
 )
 
-from iris_api.database.embedded import EmbeddedPostgres
+from iris_api.embedded.postgres import EmbeddedPostgres
 
 
 async def test_the_first_start_prepares_everything_and_the_second_finds_it(

@@ -20,8 +20,8 @@ from tests.e2e.workers import until_heard
 from tests.faults.processes import send
 from tests.faults.services import workers_of
 
-from iris_api.database.embedded import EmbeddedPostgres, database_of
-from iris_api.database.postmaster import MOST_ENDS
+from iris_api.embedded.postgres import EmbeddedPostgres, database_of
+from iris_api.embedded.postmaster import MOST_ENDS
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
 

@@ -12,9 +12,9 @@ from tests.e2e.conftest import Start
 from tests.e2e.service import Service, environment, run
 from tests.e2e.stopping import WORKERS, ask
 
-from iris_api.database.embedded import EmbeddedPostgres, database_of
 from iris_api.database.health import ping
 from iris_api.database.session import one_session
+from iris_api.embedded.postgres import EmbeddedPostgres, database_of
 from iris_api.settings import Settings
 
 ROOT = Path(__file__).parents[2]

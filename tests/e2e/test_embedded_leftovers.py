@@ -15,8 +15,8 @@ from tests.e2e.service import is_alive, poll_until, postmaster_of
 from tests.e2e.stopping import WORKERS
 from tests.faults.processes import command_of, exists, send
 
-from iris_api.database.embedded import EmbeddedPostgres, database_of
-from iris_api.database.privileges import as_ordinary_user
+from iris_api.embedded.postgres import EmbeddedPostgres, database_of
+from iris_api.embedded.privileges import as_ordinary_user
 from iris_api.settings import Settings
 
 LOCK_FILES = ("postmaster.pid", ".s.PGSQL.5432.lock")

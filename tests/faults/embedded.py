@@ -11,7 +11,7 @@ import asyncpg
 from tests.e2e.service import poll_until
 from tests.faults.postgres import Postgres
 
-from iris_api.database.embedded import EmbeddedPostgres, database_of
+from iris_api.embedded.postgres import EmbeddedPostgres, database_of
 from iris_api.settings import Settings
 
 T = TypeVar("T")

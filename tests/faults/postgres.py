@@ -19,9 +19,9 @@ from tests.faults.verdict import Stored
 from tests.pgbouncer import bounds_of
 from tests.ports import free_port
 
-from iris_api.database.embedded import find_binaries
 from iris_api.database.migrations import migrate
-from iris_api.database.privileges import as_ordinary_user, hand_over
+from iris_api.embedded.postgres import find_binaries
+from iris_api.embedded.privileges import as_ordinary_user, hand_over
 
 T = TypeVar("T")
 

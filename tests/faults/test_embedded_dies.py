@@ -9,7 +9,7 @@ from tests.faults.asking import UNAVAILABLE, UNKNOWN
 from tests.faults.embedded import EmbeddedServer
 from tests.faults.trial import POOL, Trial
 
-from iris_api.database.postmaster import MOST_ENDS, SECONDS_OF_ENDS
+from iris_api.embedded.postmaster import MOST_ENDS, SECONDS_OF_ENDS
 
 APART = SECONDS_OF_ENDS / (MOST_ENDS - 1) + 0.5
 """Seconds from one kill to the next, so that the service does not give the server up."""

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.conftest import dsn_of
 
 from iris_api.app import create_app
-from iris_api.database.api_keys import create_api_key
+from iris_api.auth.api_keys import create_api_key
 from iris_api.database.session import one_session
 from iris_api.inference import Classifier
 from iris_api.iris import ClassPrediction

@@ -17,8 +17,8 @@ from tests.integration.support import (
     running,
 )
 
-from iris_api.database import housekeeping, keyed_writes
 from iris_api.database.crud import prune_idempotency_keys
+from iris_api.recording import idempotent, retention
 from iris_api.settings import Settings
 
 
@@ -60,7 +60,7 @@ async def test_keys_are_forgotten_in_chunks(
 async def test_the_service_goes_on_forgetting_keys_whatever_went_wrong_before(
     settings: Settings, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(housekeeping, "_SECONDS_BETWEEN_ROUNDS", 0.02)
+    monkeypatch.setattr(retention, "_SECONDS_BETWEEN_ROUNDS", 0.02)
     await connection.execute("""
         CREATE SEQUENCE attempts;
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -88,13 +88,13 @@ async def test_a_key_that_is_forgotten_while_its_row_is_looked_for_is_not_called
     client: AsyncClient, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = await ask(client, "old")
-    find = keyed_writes._find
+    find = idempotent._find
 
     async def forget_and_find(*args: Any, **kwargs: Any) -> Any:
         await connection.execute("DELETE FROM idempotency_keys")
         return await find(*args, **kwargs)
 
-    monkeypatch.setattr(keyed_writes, "_find", forget_and_find)
+    monkeypatch.setattr(idempotent, "_find", forget_and_find)
     body = assert_problem(await ask(client, "old"), 503, "database-unavailable")
     assert "Nothing was stored." in body["detail"]
     monkeypatch.undo()

@@ -20,12 +20,12 @@ from tests.integration.support import (
     make_key,
 )
 
+from iris_api.auth.api_keys import ANYBODY
 from iris_api.database import IrisFeatures, create_engine
-from iris_api.database.api_keys import ANYBODY
 from iris_api.database.pool import watch_of
-from iris_api.database.writes import NewPrediction, batch_transaction
 from iris_api.errors import DatabaseUnavailable, NotStored
 from iris_api.iris import ClassPrediction
+from iris_api.recording.inserts import NewPrediction, batch_transaction
 from iris_api.settings import Settings
 
 

@@ -13,7 +13,7 @@ from tests.integration.support import (
     started,
 )
 
-from iris_api.api import rate_limit
+from iris_api.auth import rate_limit
 from iris_api.settings import Settings
 
 QUOTA, WINDOW = 3, 60

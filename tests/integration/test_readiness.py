@@ -13,8 +13,8 @@ from tests.integration.states import PARTS, assert_alive, checks
 from tests.integration.support import SETOSA, assert_problem, client_of, engine_of, running, started
 from tests.integration.trouble import writes_held_up
 
-from iris_api.database import recorder
 from iris_api.database.migrations import head_revision, migrate
+from iris_api.recording import recorder
 from iris_api.settings import Settings
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from iris_api.database.embedded import database_of
 from iris_api.database.migrations import migrate
+from iris_api.embedded.postgres import database_of
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
 

@@ -18,9 +18,9 @@ from tests.integration.trouble import (
     until_pooler_tries_again,
 )
 
-from iris_api.database import keyring
-from iris_api.database.api_keys import Caller, create_api_key, find_callers, revoke_api_key
-from iris_api.database.keyring import Keyring
+from iris_api.auth import key_cache
+from iris_api.auth.api_keys import Caller, create_api_key, find_callers, revoke_api_key
+from iris_api.auth.key_cache import Keyring
 from iris_api.database.session import one_session
 from iris_api.settings import Settings
 
@@ -74,7 +74,7 @@ async def test_a_key_that_is_revoked_while_it_is_asked_for_is_remembered_no_long
         await asyncio.sleep(0.3)
         return found
 
-    monkeypatch.setattr(keyring, "find_callers", find_slowly)
+    monkeypatch.setattr(key_cache, "find_callers", find_slowly)
     keys = Keyring(guarded.state.resources.session_factory, remember=0.2)
     assert await keys.caller_of(token) is not None
     assert await keys.caller_of(token) is None
@@ -146,7 +146,7 @@ async def test_a_flood_of_unknown_keys_takes_one_connection(
 async def test_what_is_remembered_of_keys_is_bounded(
     guarded: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iris_api.database.keyring._MAX_REMEMBERED", 50)
+    monkeypatch.setattr("iris_api.auth.key_cache._MAX_REMEMBERED", 50)
     keyring = guarded.state.resources.keyring
     for first in range(0, 500, 100):
         await asyncio.gather(*(keyring.caller_of(f"{first + n}") for n in range(100)))

@@ -10,8 +10,8 @@ from sqlalchemy import make_url
 from tests.conftest import dsn_of
 from tests.integration.support import SETOSA, assert_problem, count_rows, running
 
-from iris_api.database.embedded import database_of
 from iris_api.database.migrations import migrate
+from iris_api.embedded.postgres import database_of
 from iris_api.settings import Settings
 
 KEY = {"Idempotency-Key": "mine"}

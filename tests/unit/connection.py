@@ -10,10 +10,10 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from iris_api.api.limits import REFUSAL
-from iris_api.connections import BoundedProtocol, Connections
 from iris_api.observability.metrics import Metrics
+from iris_api.server.connections import BoundedProtocol, Connections
 from iris_api.settings import Settings
+from iris_api.web.limits import REFUSAL
 
 ANSWER_HEAD = re.compile(rb"HTTP/1.1 (\d+) .*?content-length: (\d+).*?\r\n\r\n", re.DOTALL)
 

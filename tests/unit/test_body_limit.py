@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from iris_api.api.limits import Limits, LimitsMiddleware
 from iris_api.settings import Settings
+from iris_api.web.limits import Limits, LimitsMiddleware
 
 LIMIT = 1024
 

@@ -7,9 +7,9 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from iris_api.connections import Connections
-from iris_api.connections.transport import JoiningTransport
 from iris_api.observability.metrics import Metrics
+from iris_api.server.connections import Connections
+from iris_api.server.connections.transport import JoiningTransport
 from iris_api.settings import Settings
 
 CLOSE = (b"connection", b"close")
@@ -22,7 +22,7 @@ def connections(metrics: Metrics) -> Connections:
 
 @pytest.fixture
 def config() -> Config:
-    return Config("iris_api.server:application", log_config=None)
+    return Config("iris_api.server.run:application", log_config=None)
 
 
 @pytest.mark.parametrize("connects_first", [True, False])

@@ -6,9 +6,9 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import BaseModel
 
-from iris_api.api.direct import DirectMiddleware, DirectRoute
-from iris_api.api.problems import install_problem_handlers
 from iris_api.errors import NotFound
+from iris_api.web.json_route import DirectMiddleware, DirectRoute
+from iris_api.web.problems import install_problem_handlers
 
 
 class Body(BaseModel):

@@ -42,8 +42,8 @@ from iris_api.database.failures import (
     sqlstate_of,
     translates_failures,
 )
-from iris_api.database.keyed_writes import blame_of
 from iris_api.errors import DatabaseUnavailable, Problem, SchemaOutdated
+from iris_api.recording.idempotent import blame_of
 
 UNREACHABLE: list[Exception] = [
     OSError("Name or service not known"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from iris_api.errors import ConfigurationError
-from iris_api.listener import listen, turn_away
+from iris_api.server.listener import listen, turn_away
 from iris_api.settings import Settings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a filter of Linux' own")

@@ -9,10 +9,10 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from iris_api.api.problems import failure_response
 from iris_api.observability.logging import request_id_of_context
 from iris_api.observability.metrics import Metrics
 from iris_api.observability.middleware import ObservabilityMiddleware
+from iris_api.web.problems import failure_response
 
 Exchange = Callable[..., Coroutine[Any, Any, list[Message]]]
 GENERATED_ID = re.compile(r"[0-9a-f]{32}")

@@ -4,8 +4,8 @@ import pytest
 from fastapi import FastAPI, HTTPException, Query
 from httpx2 import ASGITransport, AsyncClient
 
-from iris_api.api.problems import install_problem_handlers
 from iris_api.errors import BodyTooLarge, PredictionNotFound
+from iris_api.web.problems import install_problem_handlers
 
 
 @pytest.fixture

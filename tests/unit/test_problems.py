@@ -8,13 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from iris_api.api.problems import (
-    ProblemDetails,
-    failure_response,
-    problem_of_validation,
-    problem_response,
-    problem_responses,
-)
 from iris_api.database.schema import IrisFeatures, IrisFeaturesBatch, PageQuery
 from iris_api.errors import (
     DatabaseUnavailable,
@@ -27,6 +20,13 @@ from iris_api.errors import (
     Problem,
 )
 from iris_api.observability.logging import request_id_of_context
+from iris_api.web.problems import (
+    ProblemDetails,
+    failure_response,
+    problem_of_validation,
+    problem_response,
+    problem_responses,
+)
 
 SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 SECRET = "n0t-to-be-echoed"  # noqa: S105, no password

@@ -6,8 +6,8 @@ import json
 import pytest
 from tests.unit.connection import Connection
 
-from iris_api.api.limits import REFUSAL
 from iris_api.settings import Settings
+from iris_api.web.limits import REFUSAL
 
 MOST_HEADER_BYTES = 4096
 GET = b"GET /%d HTTP/1.1\r\nHost: localhost\r\n\r\n"

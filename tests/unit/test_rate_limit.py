@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iris_api.api.rate_limit import RateLimiter
+from iris_api.auth.rate_limit import RateLimiter
 from iris_api.errors import RateLimited
 
 WINDOW = 60

@@ -10,7 +10,7 @@ from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 
-from iris_api.inference.shortcuts import probabilities_of
+from iris_api.inference.fast_proba import probabilities_of
 
 DATA = load_iris()
 ROWS = st.lists(st.tuples(*[st.floats(0.001, 100)] * 4), min_size=1, max_size=40)

@@ -7,7 +7,7 @@ import time
 from uvicorn import Config
 from uvicorn.supervisors.multiprocess import SIGNALS
 
-from iris_api.supervisor import Supervisor, _Exit
+from iris_api.server.supervisor import Supervisor, _Exit
 
 
 def test_workers_that_end_before_any_has_served_end_their_parent() -> None:

@@ -2,12 +2,12 @@
 
 from fastapi import APIRouter
 
-from iris_api.api.access import ACCESS_PROBLEMS, SECURED, Reader
-from iris_api.api.problems import problem_responses
-from iris_api.api.reads import ReadRoute
-from iris_api.api.resources import Model
 from iris_api.errors import DeadlineExceeded, InternalError, ModelUnavailable
 from iris_api.inference.artifact import Manifest
+from iris_api.resources import Model
+from iris_api.web.access import ACCESS_PROBLEMS, SECURED, Reader
+from iris_api.web.problems import problem_responses
+from iris_api.web.read_route import ReadRoute
 
 router = APIRouter(route_class=ReadRoute, tags=["model"])
 

@@ -6,12 +6,12 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from iris_api.api.access import KEY_PROBLEMS, SECURED, Admin
-from iris_api.api.problems import problem_responses
-from iris_api.api.readiness import Check
-from iris_api.api.reads import ReadRoute
-from iris_api.api.resources import ProcessResources, Resources
 from iris_api.errors import InternalError, ModelUnavailable, NotReady
+from iris_api.recording.readiness import Check
+from iris_api.resources import ProcessResources, Resources
+from iris_api.web.access import KEY_PROBLEMS, SECURED, Admin
+from iris_api.web.problems import problem_responses
+from iris_api.web.read_route import ReadRoute
 
 router = APIRouter(route_class=ReadRoute, tags=["operations"])
 

@@ -4,19 +4,12 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from iris_api.api.access import ACCESS_PROBLEMS, SECURED, Predictor
-from iris_api.api.direct import DirectRoute
-from iris_api.api.idempotency import PARAMETER, Key
-from iris_api.api.limits import require_at_most
-from iris_api.api.problems import problem_responses
-from iris_api.api.resources import ProcessResources
 from iris_api.database.schema import (
     IrisFeatures,
     IrisFeaturesBatch,
     PredictionBatch,
     PredictionResponse,
 )
-from iris_api.database.writes import NewPrediction, StoredAs
 from iris_api.errors import (
     BodyTooLarge,
     DeadlineExceeded,
@@ -31,6 +24,13 @@ from iris_api.errors import (
     UnsupportedMediaType,
 )
 from iris_api.iris import ClassPrediction
+from iris_api.recording.inserts import NewPrediction, StoredAs
+from iris_api.resources import ProcessResources
+from iris_api.web.access import ACCESS_PROBLEMS, SECURED, Predictor
+from iris_api.web.idempotency_key import PARAMETER, Key
+from iris_api.web.json_route import DirectRoute
+from iris_api.web.limits import require_at_most
+from iris_api.web.problems import problem_responses
 
 router = APIRouter(
     route_class=DirectRoute,

@@ -6,11 +6,6 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from iris_api.api.access import ACCESS_PROBLEMS, SECURED, Reader
-from iris_api.api.limits import require_at_most
-from iris_api.api.problems import problem_responses
-from iris_api.api.reads import ReadRoute
-from iris_api.api.resources import ProcessResources, Session
 from iris_api.database.crud import get_prediction, list_predictions, settled_until
 from iris_api.database.cursor import Cursor
 from iris_api.database.schema import PageQuery, PredictionId, PredictionInDB, PredictionPage
@@ -21,6 +16,11 @@ from iris_api.errors import (
     InvalidRequest,
     PredictionNotFound,
 )
+from iris_api.resources import ProcessResources, Session
+from iris_api.web.access import ACCESS_PROBLEMS, SECURED, Reader
+from iris_api.web.limits import require_at_most
+from iris_api.web.problems import problem_responses
+from iris_api.web.read_route import ReadRoute
 
 router = APIRouter(
     route_class=ReadRoute,

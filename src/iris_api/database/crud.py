@@ -1,7 +1,7 @@
 """Single predictions and pages of them, by a session. What writes has committed when it returns.
 
 Each function raises `DatabaseUnavailable` or `SchemaOutdated` where PostgreSQL cannot do its part;
-then nothing was stored. How groups and batches are stored is `iris_api.database.writes`' matter.
+then nothing was stored. How groups and batches are stored is `iris_api.recording.inserts`' matter.
 """
 
 import asyncio

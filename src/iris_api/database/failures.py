@@ -60,7 +60,7 @@ _LAST_WORDS = ("FATAL", "PANIC")
 """Severities that end the backend. A mere ERROR has rolled the transaction back."""
 _ROW_CLASSES = ("22", "23", "P0")  # data exception, constraint violation, raised by a trigger
 NOT_AS_SENT = "not stored as sent"
-"""What a statement of `iris_api.database.writes` fails with, where a row is missing or changed."""
+"""What a statement that stores fails with, where a row is missing or changed."""
 _STALE = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
 """What asyncpg raises for a statement that was prepared before a table was altered."""
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)

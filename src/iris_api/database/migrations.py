@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from alembic import command
@@ -15,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from iris_api import signals
 from iris_api.database.causes import describe_cause
-from iris_api.database.embedded import Report
 from iris_api.database.failures import (
     MIGRATE_HINT,
     advice_on,
@@ -102,7 +102,7 @@ class SchemaCheck:
         return current
 
 
-def migrate(settings: Settings, *, report: Report = lambda _message: None) -> str:
+def migrate(settings: Settings, *, report: Callable[[str], None] = lambda _message: None) -> str:
     """Bring the schema to this release's revision and return it; leave a newer release's as it is.
 
     Waits for PostgreSQL, and for another process that migrates, at most
@@ -143,7 +143,7 @@ def _reason_of(error: OSError | DBAPIError) -> str:
     )
 
 
-async def _wait_for_revision(settings: Settings, report: Report) -> str | None:
+async def _wait_for_revision(settings: Settings, report: Callable[[str], None]) -> str | None:
     is_told = False
     deadline = time.monotonic() + settings.migration_timeout
     engine = create_engine(settings)

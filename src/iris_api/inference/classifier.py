@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iris_api.inference.shortcuts import probabilities_of
+from iris_api.inference.fast_proba import probabilities_of
 from iris_api.iris import ClassPrediction
 
 

@@ -6,15 +6,15 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from iris_api.api.readiness import DatabaseCheck
+from iris_api.auth.key_cache import Keyring
 from iris_api.database.deps import get_db
-from iris_api.database.keyring import Keyring
-from iris_api.database.recorder import Recorder
 from iris_api.database.session import SessionFactory
 from iris_api.errors import ModelUnavailable
 from iris_api.inference.artifact import Manifest
 from iris_api.inference.engine import InferenceEngine
 from iris_api.observability.metrics import Metrics
+from iris_api.recording.readiness import DatabaseCheck
+from iris_api.recording.recorder import Recorder
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from iris_api import signals
-from iris_api.database.api_keys import SCOPES, create_api_key, list_api_keys, revoke_api_key
-from iris_api.database.embedded import database_of
+from iris_api.auth.api_keys import SCOPES, create_api_key, list_api_keys, revoke_api_key
+from iris_api.cli.console import begin
 from iris_api.database.models import ApiKey
 from iris_api.database.session import one_session
+from iris_api.embedded.postgres import database_of
 from iris_api.errors import ConfigurationError
-from iris_api.narration import begin
 from iris_api.settings import Settings
 
 _LONGEST_CLIENT = 100  # characters

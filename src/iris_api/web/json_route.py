@@ -15,16 +15,16 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from iris_api.api.paths import path_of
-from iris_api.api.problems import (
+from iris_api.database.schema import MAX_BATCH_ITEMS
+from iris_api.errors import FieldError, InvalidRequest, Problem, UnsupportedMediaType
+from iris_api.iris import FEATURE_NAMES
+from iris_api.web.paths import path_of
+from iris_api.web.problems import (
     MAX_ERRORS,
     problem_of_http_exception,
     problem_of_validation,
     problem_response,
 )
-from iris_api.database.schema import MAX_BATCH_ITEMS
-from iris_api.errors import FieldError, InvalidRequest, Problem, UnsupportedMediaType
-from iris_api.iris import FEATURE_NAMES
 
 _MOST_VALUES = MAX_BATCH_ITEMS * (len(FEATURE_NAMES) + 2)
 """JSON values in a body: pydantic makes an object of each, and all of them hold up the loop."""

@@ -7,13 +7,9 @@ from fastapi import Depends, Request
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from iris_api.api.limits import NEVER_REFUSED
-from iris_api.api.paths import path_of
-from iris_api.api.problems import problem_response
-from iris_api.api.rate_limit import RateLimiter
-from iris_api.api.resources import Resources
-from iris_api.database.api_keys import ANYBODY, Caller
-from iris_api.database.api_keys import Scope as KeyScope
+from iris_api.auth.api_keys import ANYBODY, Caller
+from iris_api.auth.api_keys import Scope as KeyScope
+from iris_api.auth.rate_limit import RateLimiter
 from iris_api.errors import (
     DatabaseUnavailable,
     DatabaseUnsafe,
@@ -24,6 +20,10 @@ from iris_api.errors import (
     SchemaOutdated,
     Unauthorized,
 )
+from iris_api.resources import Resources
+from iris_api.web.limits import NEVER_REFUSED
+from iris_api.web.paths import path_of
+from iris_api.web.problems import problem_response
 
 _OPEN_PATHS = frozenset({"", "/", "/livez", "/readyz", "/openapi.json", "/docs"})
 """What needs no key: probes, and the documentation, which is the same for everybody. The root is

@@ -7,17 +7,19 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from iris_api import __version__, key_commands, server, signals
-from iris_api.database.embedded import database_of
+from iris_api import __version__, signals
+from iris_api.cli import keys
+from iris_api.cli.console import Narrator, begin
 from iris_api.database.failures import as_told_to_operators
 from iris_api.database.migrations import migrate as migrate_schema
 from iris_api.database.session import refuse_unsafe
+from iris_api.embedded.postgres import database_of
 from iris_api.errors import ConfigurationError, IrisApiError, Problem
 from iris_api.inference.artifact import MANIFEST_NAME
 from iris_api.inference.training import CANDIDATES
 from iris_api.inference.training import train as train_model
-from iris_api.listener import listen
-from iris_api.narration import Narrator, begin
+from iris_api.server.listener import listen
+from iris_api.server.run import call_when_answering, run
 from iris_api.settings import Settings
 
 app = typer.Typer(
@@ -28,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(key_commands.app)
+app.add_typer(keys.app)
 
 
 def main() -> None:
@@ -79,8 +81,8 @@ def serve(
                 "whether the disk keeps what it confirms, and whether a standby has it before a "
                 "failover (docs/promises.md)"
             )
-        server.call_when_answering(listener, narrator.greet)
-        server.run(with_database, listener)
+        call_when_answering(listener, narrator.greet)
+        run(with_database, listener)
 
 
 @app.command()

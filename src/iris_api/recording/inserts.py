@@ -5,7 +5,7 @@ row-level security policy may have dropped rows, or changed them. Then nothing i
 
 Each function raises `OutcomeUnknown` where PostgreSQL did not say whether it has committed, and
 closes that connection for good; any other error means that nothing was stored. Requests that carry
-a key, be it an ``Idempotency-Key`` or an API key, are `iris_api.database.keyed_writes`' matter.
+a key, be it an ``Idempotency-Key`` or an API key, are `iris_api.recording.idempotent`' matter.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from pydantic_core import to_json
 from sqlalchemy import PoolProxiedConnection
 from sqlalchemy.dialects import postgresql
 
-from iris_api.database.api_keys import Caller
+from iris_api.auth.api_keys import Caller
 from iris_api.database.failures import NOT_AS_SENT
 from iris_api.database.models import IrisPrediction
 from iris_api.database.pool import Driver, watch_of

@@ -10,10 +10,11 @@ from pydantic import BaseModel
 
 from iris_api.batching import Batcher
 from iris_api.database.causes import log_cause
-from iris_api.database.health import ping, try_to_store
+from iris_api.database.health import ping
 from iris_api.database.migrations import SchemaCheck
 from iris_api.database.session import SessionFactory
 from iris_api.errors import Problem, SchemaOutdated
+from iris_api.recording.trial import try_to_store
 
 
 class Check(BaseModel):

@@ -15,9 +15,9 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from iris_api.api.problems import ProblemDetails
-from iris_api.api.reads import ReadRoute
 from iris_api.iris import DESCRIPTION
+from iris_api.web.problems import ProblemDetails
+from iris_api.web.read_route import ReadRoute
 
 _DESCRIPTION = f"""\
 {DESCRIPTION} PostgreSQL has committed each prediction before its answer begins, so

@@ -8,10 +8,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from iris_api.connections.heads import size_of, without_origin, without_wish
-from iris_api.connections.keeper import Connections
-from iris_api.connections.transport import HoldingFlow
 from iris_api.errors import HeadersTooLarge, MalformedRequest, Problem
+from iris_api.server.connections.heads import size_of, without_origin, without_wish
+from iris_api.server.connections.keeper import Connections
+from iris_api.server.connections.transport import HoldingFlow
 
 _MOST_WAITING = 16
 """Requests of one connection that wait behind the one at work."""

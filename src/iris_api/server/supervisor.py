@@ -14,8 +14,8 @@ import structlog
 from uvicorn import Config
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
-from iris_api.listener import SECONDS_TO_CONNECT, turn_away
 from iris_api.observability.shared_files import FOLDER_VARIABLE, remove_folder
+from iris_api.server.listener import SECONDS_TO_CONNECT, turn_away
 
 _SECONDS_BETWEEN_SIGNALS = 0.1
 _SECONDS_TO_NOTE = 0.05

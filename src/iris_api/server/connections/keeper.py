@@ -12,13 +12,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from iris_api.api.limits import REFUSAL
-from iris_api.api.problems import failure_response, problem_response
-from iris_api.connections.heads import Heads
 from iris_api.errors import Problem
 from iris_api.observability.metrics import Metrics
 from iris_api.observability.middleware import ObservabilityMiddleware
+from iris_api.server.connections.heads import Heads
 from iris_api.settings import Settings
+from iris_api.web.limits import REFUSAL
+from iris_api.web.problems import failure_response, problem_response
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 

@@ -20,10 +20,11 @@ from typing import IO
 from pydantic import SecretStr
 from sqlalchemy import URL
 
-from iris_api.database import leftovers, pg_variables
-from iris_api.database.leftovers import PORT
-from iris_api.database.postmaster import Postmaster
-from iris_api.database.privileges import as_ordinary_user, hand_over
+from iris_api.database import pg_variables
+from iris_api.embedded import leftovers
+from iris_api.embedded.leftovers import PORT
+from iris_api.embedded.postmaster import Postmaster
+from iris_api.embedded.privileges import as_ordinary_user, hand_over
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
 from iris_api.signals import held

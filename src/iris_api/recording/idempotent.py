@@ -2,7 +2,7 @@
 
 The key is claimed in the very transaction that stores its rows, and as its last act where that one
 takes long, for who comes with the same key waits until it ends. Failures are as in
-`iris_api.database.writes`.
+`iris_api.recording.inserts`.
 """
 
 import asyncio
@@ -13,12 +13,20 @@ import asyncpg
 from pydantic_core import from_json
 from sqlalchemy import PoolProxiedConnection
 
-from iris_api.database.api_keys import Caller, sequence_at_fault
+from iris_api.auth.api_keys import Caller, sequence_at_fault
 from iris_api.database.failures import advice_on
 from iris_api.database.models import IdempotencyKey
 from iris_api.database.pool import Driver
 from iris_api.database.transactions import CancelledWhileStoring, driver_transaction
-from iris_api.database.writes import (
+from iris_api.errors import (
+    DatabaseUnavailable,
+    IdempotencyKeyReused,
+    NotStored,
+    OutcomeUnknown,
+    Problem,
+)
+from iris_api.iris import ClassPrediction, Row
+from iris_api.recording.inserts import (
     ARRAYS,
     COLUMN_LIST,
     FAIL,
@@ -33,14 +41,6 @@ from iris_api.database.writes import (
     parameter,
     values_of,
 )
-from iris_api.errors import (
-    DatabaseUnavailable,
-    IdempotencyKeyReused,
-    NotStored,
-    OutcomeUnknown,
-    Problem,
-)
-from iris_api.iris import ClassPrediction, Row
 
 Outcome: TypeAlias = StoredAs | DatabaseUnavailable | IdempotencyKeyReused | OutcomeUnknown
 

@@ -13,15 +13,15 @@ import asyncpg
 from sqlalchemy import PoolProxiedConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from iris_api.auth.api_keys import Caller
 from iris_api.batching import Batcher, CancelledInFlight
-from iris_api.database.api_keys import Caller
 from iris_api.database.failures import is_refusal_of_a_row, problem_of_write
-from iris_api.database.keyed_writes import Blame, blame_of, copy_rows_once, insert
 from iris_api.database.transactions import CancelledWhileStoring, give_back
-from iris_api.database.writes import NewPrediction, StoredAs, copy_rows
 from iris_api.errors import DatabaseUnavailable, OutcomeUnknown, Problem
 from iris_api.iris import ClassPrediction, Row
 from iris_api.observability.metrics import Metrics
+from iris_api.recording.idempotent import Blame, blame_of, copy_rows_once, insert
+from iris_api.recording.inserts import NewPrediction, StoredAs, copy_rows
 
 T = TypeVar("T")
 

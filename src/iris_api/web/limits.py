@@ -9,8 +9,6 @@ from typing import Literal
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from iris_api.api.paths import path_of
-from iris_api.api.problems import problem_response
 from iris_api.database.transactions import CancelledWhileStoring
 from iris_api.errors import (
     BodyTooLarge,
@@ -23,6 +21,8 @@ from iris_api.errors import (
     RequestTimeout,
 )
 from iris_api.settings import Settings
+from iris_api.web.paths import path_of
+from iris_api.web.problems import problem_response
 
 REFUSAL = "iris_api.refusal"
 """Under it the server puts a problem into a request's scope, where the body will not come as it

@@ -8,11 +8,11 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
-from iris_api.api.limits import REFUSAL, late_body
-from iris_api.connections.keeper import Debt, Owed
-from iris_api.connections.reading import ReadingProtocol
-from iris_api.connections.transport import HoldingFlow, JoiningTransport
 from iris_api.errors import Overloaded, Problem, RequestTimeout
+from iris_api.server.connections.keeper import Debt, Owed
+from iris_api.server.connections.reading import ReadingProtocol
+from iris_api.server.connections.transport import HoldingFlow, JoiningTransport
+from iris_api.web.limits import REFUSAL, late_body
 
 _LAST_CALL_SECONDS = 0.3
 _LEAST_TAKEN = 65_536

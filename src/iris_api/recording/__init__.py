@@ -1,0 +1,1 @@
+"""The write path: group commit, COPY, and idempotency."""

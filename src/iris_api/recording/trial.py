@@ -1,0 +1,63 @@
+"""Whether PostgreSQL would store a prediction, and durably: found out by storing one."""
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from iris_api.auth.api_keys import ANYBODY
+from iris_api.database.failures import (
+    is_not_as_sent,
+    is_refusal_of_a_row,
+    translates_write_failures,
+)
+from iris_api.database.models import IrisPrediction
+from iris_api.database.pool import Driver
+from iris_api.database.transactions import driver_transaction
+from iris_api.errors import NotStored
+from iris_api.iris import EXAMPLE, LABELS, ClassPrediction
+from iris_api.recording.idempotent import CLAIM_BATCH, FIND_KEYED
+from iris_api.recording.inserts import NewPrediction, insert_one_statement, values
+
+_LOCK_TIMEOUT = "500ms"
+"""Less than a probe waits, so that it is told that the trial waits for a lock."""
+_NOT_NULL = "23502"
+"""not_null_violation: of a column that this release does not know, for it fills all others."""
+# An id below all others, and for each backend another: two trials do not wait for each other.
+_INSERT = insert_one_statement("-pg_backend_pid()")
+_MAY_DRAW_IDS = f"""
+    SELECT has_sequence_privilege(
+        pg_get_serial_sequence('{IrisPrediction.__tablename__}', 'id'), 'USAGE')
+"""
+
+
+@translates_write_failures
+async def try_to_store(session: AsyncSession) -> None:
+    """Store a prediction under an idempotency key, find it again, and roll both back.
+
+    So whatever keeps predictions from being stored is found, without a list of what that may be.
+    Raises `DatabaseUnavailable`, `SchemaOutdated` or `NotStored`. A refusal that may be about this
+    very row, such as a constraint's, is none of all rows, and passes.
+    """
+    connection = await (await session.connection()).get_raw_connection()
+    try:
+        async with driver_transaction(connection, explicit=True, writes=False) as driver:
+            await _store(driver)
+    except asyncpg.PostgresError as error:
+        is_of_all_rows = is_not_as_sent(error) or error.sqlstate == _NOT_NULL
+        if is_of_all_rows or not is_refusal_of_a_row(error):
+            raise
+
+
+async def _store(driver: Driver) -> None:
+    await driver.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+    label = LABELS[0]
+    answer = ClassPrediction(0, label, {label: 1.0}, None)
+    new = NewPrediction(ANYBODY, EXAMPLE.as_row(), answer)
+    [stored] = await driver.fetch(_INSERT, *values(new))
+    if not await driver.fetchval(_MAY_DRAW_IDS):
+        raise asyncpg.InsufficientPrivilegeError("permission denied for the sequence of the ids")
+    key = f"trial {stored['id']}"
+    is_as_sent = await driver.fetchval(CLAIM_BATCH, ANYBODY.client, key, [stored["id"]])
+    is_batch = True
+    found = await driver.fetch(FIND_KEYED, [ANYBODY.client], [key], is_batch)
+    if not is_as_sent or [one["id"] for one in found] != [stored["id"]]:
+        raise NotStored("PostgreSQL did not keep an Idempotency-Key.")

@@ -1,0 +1,1 @@
+"""The process that serves: uvicorn, its workers, its socket, and its limits on connections."""

@@ -1,0 +1,1 @@
+"""HTTP plumbing, without a route and without SQL."""
