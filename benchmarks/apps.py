@@ -114,7 +114,7 @@ def _replace_predict(app: FastAPI, endpoint: Callable[..., Any]) -> FastAPI:
 
 async def _predict(features: IrisFeatures, resources: Resources) -> PredictionResponse:
     row = features.as_row()
-    answer = await resources.require_model().engine.predict(row)
+    answer = await resources.model.get().engine.predict(row)
     stored = await resources.recorder.record(NewPrediction(ANYBODY, row, answer))
     return PredictionResponse(
         id=stored.id,

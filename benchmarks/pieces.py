@@ -31,7 +31,7 @@ from iris_api.inference import InferenceEngine
 from iris_api.iris import ClassPrediction, Row
 from iris_api.recording.inserts import NewPrediction, StoredAs
 from iris_api.recording.recorder import Recorder
-from iris_api.resources import Resources
+from iris_api.resources import ModelHolder, Resources
 from iris_api.server.connections import BoundedProtocol
 from iris_api.server.worker import application
 
@@ -62,7 +62,7 @@ async def measure(api_key: str) -> dict[str, float]:
     found = {"an empty endpoint, with its HTTP": await of_requests(empty(), HttpToolsProtocol)}
     async with service("off") as app:
         resources: Resources = app.state.resources
-        engine, recorder = resources.require_model().engine, resources.recorder
+        engine, recorder = resources.model.get().engine, resources.recorder
         row: Row = tuple(ROW.values())
         answer = await engine.predict(row)
         new = NewPrediction(ANYBODY, row, answer)
@@ -103,8 +103,8 @@ def answering_at_once(resources: Resources, answer: ClassPrediction) -> Resource
         async def record(self, prediction: NewPrediction) -> StoredAs:
             return stored
 
-    model = replace(resources.require_model(), engine=cast(InferenceEngine, Engine()))
-    return replace(resources, model=model, recorder=cast(Recorder, Storage()))
+    model = replace(resources.model.get(), engine=cast(InferenceEngine, Engine()))
+    return replace(resources, model=ModelHolder(model), recorder=cast(Recorder, Storage()))
 
 
 async def of_calls(call: Callable[[], Awaitable[object]]) -> float:

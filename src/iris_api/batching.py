@@ -17,6 +17,10 @@ class CancelledInFlight(asyncio.CancelledError):
     """The caller was cancelled when its item's batch had begun, so the item is being worked on."""
 
 
+class CancelledWhileStoring(asyncio.CancelledError):
+    """The caller was cancelled when PostgreSQL had begun, so its row may be stored all the same."""
+
+
 @dataclass(slots=True, eq=False)
 class _Waiting(Generic[Item, Result]):
     """An item, and the caller who waits for what becomes of it."""

@@ -1,66 +1,171 @@
-"""What the process holds for all requests, and how an endpoint is handed it."""
+"""What a process holds for all requests, and how an endpoint is handed it."""
 
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Self
 
+import anyio
+import structlog
 from fastapi import Depends, Request
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from iris_api.auth.key_cache import Keyring
-from iris_api.database.deps import get_db
-from iris_api.database.session import SessionFactory
+from iris_api.database.session import SessionFactory, create_engine, create_session_factory
 from iris_api.errors import ModelUnavailable
-from iris_api.inference.artifact import Manifest
+from iris_api.inference.artifact import Manifest, load_artifact
 from iris_api.inference.engine import InferenceEngine
 from iris_api.observability.metrics import Metrics
 from iris_api.recording.readiness import DatabaseCheck
 from iris_api.recording.recorder import Recorder
+from iris_api.settings import Settings
+
+_IN_USE = "iris_in_use"
+_DISPOSE_SECONDS = 1.0
+log = structlog.get_logger("iris_api")
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """The model in memory, and the threads that run it."""
+    """An ML model in memory, and the threads that run it."""
 
     manifest: Manifest
     engine: InferenceEngine
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """Made once, by the lifespan of `iris_api.app.create_app`."""
+class ModelHolder:
+    """Holds the ML model that answers; another may take its place while requests run."""
 
+    def __init__(self, served: ServedModel | ModelUnavailable) -> None:
+        self._served = served
+
+    def get(self) -> ServedModel:
+        """The model. Raises `ModelUnavailable` where there is none.
+
+        Use it before the next ``await``, for by then another one may answer.
+        """
+        if isinstance(self._served, ModelUnavailable):
+            raise ModelUnavailable(self._served.detail)
+        return self._served
+
+    async def swap(self, served: ServedModel) -> None:
+        """Have this model answer from now on; return when the one before has answered its last."""
+        before, self._served = self._served, served
+        if isinstance(before, ServedModel):
+            await before.engine.aclose(cancel_queued=False)
+
+    async def aclose(self) -> None:
+        """Take no more rows, answer those that were taken, and end the model's threads."""
+        if isinstance(self._served, ServedModel):
+            await self._served.engine.aclose()
+
+
+@dataclass(slots=True)
+class Resources:
+    """Made by the lifespan of `iris_api.app.create_app`, which also closes them."""
+
+    settings: Settings
     metrics: Metrics
+    engine: AsyncEngine
     session_factory: SessionFactory
     recorder: Recorder
     keyring: Keyring
     database_check: DatabaseCheck
-    model: ServedModel | ModelUnavailable
-    """The model, or why there is none; the service starts either way, and is not ready then."""
-    open_access: bool
-    """Whether requests need no API key."""
-    root_path: str
-    """What stands before the paths in an answer's links."""
-    max_batch_items: int
-    max_page_items: int
+    model: ModelHolder
+    is_stopping: bool = False
+    """Whether the process was told to stop; it is not ready then."""
 
-    def require_model(self) -> ServedModel:
-        """The model. Raises `ModelUnavailable` where there is none."""
-        if isinstance(self.model, ModelUnavailable):
-            raise ModelUnavailable(self.model.detail)
-        return self.model
+    @classmethod
+    async def from_settings(cls, settings: Settings, metrics: Metrics) -> Self:
+        """Build all of it, and load the ML model. Connects to PostgreSQL at first use.
+
+        Never fails for the database or the model: without them the service is not ready.
+        """
+        engine = create_engine(settings)
+        _measure_pool(engine, metrics, settings.database_pool_size)
+        session_factory = create_session_factory(engine)
+        recorder = Recorder(
+            engine,
+            max_group=settings.max_batch,
+            max_waiting=settings.max_waiting,
+            max_wait=settings.max_wait,
+            max_in_flight=settings.database_groups_in_flight,
+            metrics=metrics,
+        )
+        return cls(
+            settings=settings,
+            metrics=metrics,
+            engine=engine,
+            session_factory=session_factory,
+            recorder=recorder,
+            keyring=Keyring(session_factory, remember=settings.key_cache_seconds),
+            database_check=DatabaseCheck(
+                session_factory, recorder.trouble, timeout=settings.readiness_timeout
+            ),
+            model=ModelHolder(await load_model(settings, metrics)),
+        )
+
+    async def aclose(self) -> None:
+        """Take nothing more, finish what was taken, and close the connections.
+
+        SQLAlchemy closes them one after the other, and waits up to 4 s for each where PostgreSQL is
+        frozen. It is cut short, for the end of the process closes them as well.
+        """
+        await self.model.aclose()
+        await self.recorder.aclose()
+        await self.keyring.aclose()
+        await self.database_check.aclose()
+        with suppress(TimeoutError), anyio.fail_after(_DISPOSE_SECONDS):
+            await self.engine.dispose()
+
+
+async def load_model(settings: Settings, metrics: Metrics) -> ServedModel | ModelUnavailable:
+    """The ML model of the settings' folder, or why it cannot be served, which is also logged."""
+    load = partial(load_artifact, settings.model_dir, expected_sha256=settings.model_sha256)
+    try:
+        loaded = await anyio.to_thread.run_sync(load)
+    except ModelUnavailable as problem:
+        log.error("model_refused", detail=problem.detail)  # noqa: TRY400, expected: no traceback
+        return problem
+    engine = InferenceEngine(
+        loaded.classifier,
+        threads=settings.inference_threads,
+        max_batch=settings.max_batch,
+        max_waiting=settings.max_waiting,
+        max_wait=settings.max_wait,
+        metrics=metrics,
+    )
+    return ServedModel(loaded.manifest, engine)
+
+
+def _measure_pool(engine: AsyncEngine, metrics: Metrics, size: int) -> None:
+    metrics.set_connections_limit(size)
+    pool = engine.sync_engine.pool
+
+    def check_out(_connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
+        record.info[_IN_USE] = True
+        metrics.connection_checked_out()
+
+    def check_in(_connection: object, record: ConnectionPoolEntry) -> None:
+        if record.info.pop(_IN_USE, False):  # a checkout that failed comes here as well
+            metrics.connection_checked_in()
+
+    event.listen(pool, "checkout", check_out)
+    event.listen(pool, "checkin", check_in)
 
 
 def get_resources(request: Request) -> Resources:
-    """The process's resources."""
+    """The process's resources, ``app.state.resources``."""
     resources: Resources = request.app.state.resources
     return resources
 
 
 def get_model(request: Request) -> ServedModel:
     """The served model. Raises `ModelUnavailable` where there is none."""
-    return get_resources(request).require_model()
+    return get_resources(request).model.get()
 
 
-Session = Annotated[AsyncSession, Depends(get_db, scope="function")]
 Model = Annotated[ServedModel, Depends(get_model)]
 ProcessResources = Annotated[Resources, Depends(get_resources)]

@@ -237,7 +237,7 @@ async def test_a_batch_that_takes_long_keeps_nobody_waiting_for_its_key(
 async def test_a_key_is_stored_for_the_anonymous_client_where_access_is_open(
     app: FastAPI, client: AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    assert app.state.resources.open_access
+    assert app.state.resources.settings.auth != "keys"
     await ask(client, '"a \\"b\\""')
     rows = await connection.fetch("SELECT client, key FROM idempotency_keys")
     assert [tuple(row) for row in rows] == [("anonymous", 'a "b"')]

@@ -29,7 +29,7 @@ async def test_a_service_with_all_its_parts_is_ready(client: AsyncClient) -> Non
 async def test_however_many_ask_whether_the_service_is_ready_one_connection_is_busy(
     app: FastAPI, client: AsyncClient
 ) -> None:
-    in_use = app.state.metrics.connections_in_use._value
+    in_use = app.state.resources.metrics.connections_in_use._value
 
     async def ask() -> tuple[int, float]:
         response = await client.get("/readyz")

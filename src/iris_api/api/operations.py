@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
@@ -40,9 +40,9 @@ async def livez() -> Liveness:
     summary="Can the service predict?",
     responses=problem_responses(InternalError, NotReady),
 )
-async def readyz(request: Request, resources: ProcessResources) -> Readiness:
+async def readyz(resources: ProcessResources) -> Readiness:
     """The state of the database, its schema and the model; 503 while one of them is missing."""
-    if request.app.state.is_stopping:
+    if resources.is_stopping:
         raise NotReady("The service is stopping. Ask another replica.", {})
     checks = {**await resources.database_check(), "model": _check_model(resources)}
     failed = [f"{name}: {check.detail}" for name, check in checks.items() if check.status != "ok"]
@@ -69,6 +69,8 @@ async def metrics(resources: ProcessResources, _caller: Admin) -> Response:
 
 
 def _check_model(resources: Resources) -> Check:
-    if isinstance(resources.model, ModelUnavailable):
-        return Check(status="failed", detail=resources.model.detail)
-    return Check(status="ok", detail=f"{resources.model.manifest.version} is loaded.")
+    try:
+        model = resources.model.get()
+    except ModelUnavailable as problem:
+        return Check(status="failed", detail=problem.detail)
+    return Check(status="ok", detail=f"{model.manifest.version} is loaded.")

@@ -67,9 +67,9 @@ async def predict(
 ) -> dict[str, Any]:
     """Classify a sample, store the prediction, answer with the stored row."""
     row = features.as_row()
-    answer = await resources.require_model().engine.predict(row)
+    answer = await resources.model.get().engine.predict(row)
     stored = await resources.recorder.record(NewPrediction(caller, row, answer, key))
-    response.headers["Content-Location"] = f"{resources.root_path}/predictions/{stored.id}"
+    response.headers["Content-Location"] = f"{resources.settings.root_path}/predictions/{stored.id}"
     return _answer(answer, stored)
 
 
@@ -83,9 +83,9 @@ async def predict_batch(
     batch: IrisFeaturesBatch, resources: ProcessResources, caller: Predictor, key: Key
 ) -> dict[str, Any]:
     """Classify samples and store all predictions in one transaction, or none."""
-    require_at_most("body", "items", len(batch.items), resources.max_batch_items)
+    require_at_most("body", "items", len(batch.items), resources.settings.max_batch_items)
     rows = [features.as_row() for features in batch.items]
-    answers = await resources.require_model().engine.predict_many(rows)
+    answers = await resources.model.get().engine.predict_many(rows)
     stored = await resources.recorder.record_all(caller, rows, answers, key)
     return {"items": list(map(_answer, answers, stored))}
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from iris_api.database.crud import get_prediction, list_predictions, settled_until
 from iris_api.database.cursor import Cursor
+from iris_api.database.deps import Session
 from iris_api.database.schema import PageQuery, PredictionId, PredictionInDB, PredictionPage
 from iris_api.errors import (
     DeadlineExceeded,
@@ -16,7 +17,7 @@ from iris_api.errors import (
     InvalidRequest,
     PredictionNotFound,
 )
-from iris_api.resources import ProcessResources, Session
+from iris_api.resources import ProcessResources
 from iris_api.web.access import ACCESS_PROBLEMS, SECURED, Reader
 from iris_api.web.limits import require_at_most
 from iris_api.web.problems import problem_responses
@@ -52,7 +53,7 @@ async def read_predictions(
     session: Session,
 ) -> PredictionPage:
     """One page. Follow the header `Link: <...>; rel="next"`, or pass `next_cursor` as `cursor`."""
-    limit = _page_size(query, resources.max_page_items)
+    limit = _page_size(query, resources.settings.max_page_items)
     if query.since is not None:
         response.headers[_SETTLED] = _rfc3339(await settled_until(session))
     page = await list_predictions(

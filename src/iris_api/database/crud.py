@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.exc import FlushError
 
+from iris_api.batching import CancelledWhileStoring
 from iris_api.database.cursor import Cursor
 from iris_api.database.failures import (
     is_outcome_unknown,
@@ -22,7 +23,6 @@ from iris_api.database.failures import (
 )
 from iris_api.database.models import ANONYMOUS, IdempotencyKey, IrisPrediction
 from iris_api.database.schema import PredictionFilters
-from iris_api.database.transactions import CancelledWhileStoring
 from iris_api.errors import NotStored, OutcomeUnknown
 
 

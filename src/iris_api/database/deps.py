@@ -1,8 +1,9 @@
 """The session that an endpoint is given."""
 
 from collections.abc import AsyncIterator
+from typing import Annotated
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from iris_api.database.session import SessionFactory, create_engine, create_session_factory
@@ -19,6 +20,10 @@ async def get_db(request: Request) -> AsyncIterator[AsyncSession]:
     """
     async with session_factory_of(request.app)() as session:
         yield session
+
+
+Session = Annotated[AsyncSession, Depends(get_db, scope="function")]
+"""For an endpoint's parameter."""
 
 
 def session_factory_of(app: FastAPI) -> SessionFactory:

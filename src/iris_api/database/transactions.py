@@ -10,15 +10,12 @@ import structlog
 from asyncpg.transaction import Transaction
 from sqlalchemy import PoolProxiedConnection
 
+from iris_api.batching import CancelledWhileStoring
 from iris_api.database.failures import is_connection_spent, is_outcome_unknown
 from iris_api.database.pool import Driver, watch_of
 from iris_api.errors import DatabaseUnavailable, OutcomeUnknown
 
 log = structlog.get_logger("iris_api")
-
-
-class CancelledWhileStoring(asyncio.CancelledError):
-    """The caller was cancelled when PostgreSQL had begun, so nobody can say what was stored."""
 
 
 def give_back(connection: PoolProxiedConnection) -> None:

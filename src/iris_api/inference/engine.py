@@ -60,10 +60,14 @@ class InferenceEngine:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._predict, rows)
 
-    async def aclose(self) -> None:
-        """Take no more rows, answer those that were taken, and end the threads."""
+    async def aclose(self, *, cancel_queued: bool = True) -> None:
+        """Take no more rows, answer those that were taken, and end the threads.
+
+        Calls of `predict_many` that wait for a thread are cancelled, unless ``cancel_queued`` is
+        false.
+        """
         await self._batcher.aclose()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=cancel_queued)
 
     def _predict(self, rows: Sequence[Row]) -> list[ClassPrediction]:
         started = time.perf_counter()

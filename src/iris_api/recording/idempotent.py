@@ -14,10 +14,11 @@ from pydantic_core import from_json
 from sqlalchemy import PoolProxiedConnection
 
 from iris_api.auth.api_keys import Caller, sequence_at_fault
+from iris_api.batching import CancelledWhileStoring
 from iris_api.database.failures import advice_on
 from iris_api.database.models import IdempotencyKey
 from iris_api.database.pool import Driver
-from iris_api.database.transactions import CancelledWhileStoring, driver_transaction
+from iris_api.database.transactions import driver_transaction
 from iris_api.errors import (
     DatabaseUnavailable,
     IdempotencyKeyReused,
@@ -36,8 +37,6 @@ from iris_api.recording.inserts import (
     batch_transaction,
     copy,
     draw_ids,
-    insert_group,
-    insert_one,
     parameter,
     values_of,
 )
@@ -138,19 +137,6 @@ def blame_of(error: Exception) -> Blame | None:
         unknown = OutcomeUnknown("An earlier request with this key may still be at work.")
         return Blame(unknown, lambda new: new.idempotency_key is not None)
     return None
-
-
-async def insert(
-    connection: PoolProxiedConnection, group: Sequence[NewPrediction]
-) -> Sequence[Outcome]:
-    """Insert and commit a group, all of it or none, by the shortest statement that does for it."""
-    if any(row.idempotency_key is not None for row in group):
-        return await insert_keyed_group(connection, group)
-    if len(group) == 1:
-        return await insert_one(connection, group[0])
-    if any(row.caller.id_sequence is not None for row in group):
-        return await insert_keyed_group(connection, group)
-    return await insert_group(connection, group)
 
 
 async def insert_keyed_group(

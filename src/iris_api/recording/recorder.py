@@ -14,14 +14,26 @@ from sqlalchemy import PoolProxiedConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from iris_api.auth.api_keys import Caller
-from iris_api.batching import Batcher, CancelledInFlight
+from iris_api.batching import Batcher, CancelledInFlight, CancelledWhileStoring
 from iris_api.database.failures import is_refusal_of_a_row, problem_of_write
-from iris_api.database.transactions import CancelledWhileStoring, give_back
+from iris_api.database.transactions import give_back
 from iris_api.errors import DatabaseUnavailable, OutcomeUnknown, Problem
 from iris_api.iris import ClassPrediction, Row
 from iris_api.observability.metrics import Metrics
-from iris_api.recording.idempotent import Blame, blame_of, copy_rows_once, insert
-from iris_api.recording.inserts import NewPrediction, StoredAs, copy_rows
+from iris_api.recording.idempotent import (
+    Blame,
+    Outcome,
+    blame_of,
+    copy_rows_once,
+    insert_keyed_group,
+)
+from iris_api.recording.inserts import (
+    NewPrediction,
+    StoredAs,
+    copy_rows,
+    insert_group,
+    insert_one,
+)
 
 T = TypeVar("T")
 
@@ -160,7 +172,7 @@ class Recorder:
         does not say which, the group is halved until that row is alone.
         """
         try:
-            return [*await insert(connection, group)]
+            return [*await _store(connection, group)]
         except asyncpg.PostgresError as error:
             blame = blame_of(error)
             if blame is not None:
@@ -192,3 +204,16 @@ class Recorder:
         except Exception as error:  # noqa: BLE001, whatever it is, each of these callers gets it
             self._note(error)
             return [problem_of_write(error) or error] * len(part)
+
+
+async def _store(
+    connection: PoolProxiedConnection, group: Sequence[NewPrediction]
+) -> Sequence[Outcome]:
+    """Insert and commit a group, all of it or none, by the shortest statement that does for it."""
+    if any(row.idempotency_key is not None for row in group):
+        return await insert_keyed_group(connection, group)
+    if len(group) == 1:
+        return await insert_one(connection, group[0])
+    if any(row.caller.id_sequence is not None for row in group):
+        return await insert_keyed_group(connection, group)
+    return await insert_group(connection, group)

@@ -36,7 +36,6 @@ def application() -> FastAPI:
     threadpool_limits(limits=1)
     share_metrics()
     app = create_app(settings)
-    app.state.connections = Connections(settings, app.state.metrics)
     app.router.lifespan_context = _as_server(app.router.lifespan_context, settings)
     return app
 
@@ -46,7 +45,7 @@ def _as_server(lifespan: Lifespan[Any], settings: Settings) -> Lifespan[Any]:
 
     @asynccontextmanager
     async def wrapped(app: FastAPI) -> AsyncIterator[Any]:
-        async with lifespan(app) as state, in_background(app.state.connections.watch):
+        async with lifespan(app) as state, _connections(app, settings):
             if settings.workers == 1:
                 _stop_by_degrees(app, settings.shutdown_delay)
             else:
@@ -60,6 +59,14 @@ def _as_server(lifespan: Lifespan[Any], settings: Settings) -> Lifespan[Any]:
             drain()  # the signal that uvicorn raises again ends a worker at once
 
     return wrapped
+
+
+@asynccontextmanager
+async def _connections(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
+    """The clients' connections, where `BoundedProtocol` looks for them."""
+    app.state.connections = Connections(settings, app.state.resources.metrics)
+    async with in_background(app.state.connections.watch):
+        yield
 
 
 def _calm_garbage_collector() -> None:
@@ -90,7 +97,7 @@ def _stop_by_degrees(app: FastAPI, delay: float, deaf: float = 0) -> None:
         return
 
     def begin() -> None:
-        app.state.is_stopping = True
+        app.state.resources.is_stopping = True
         app.state.connections.close_after_answers()
         if deaf:
             loop.call_later(deaf, signal.signal, signal.SIGTERM, stop)

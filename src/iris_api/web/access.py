@@ -50,7 +50,7 @@ class AccessMiddleware:
     """Finds out who the caller is, and counts the request against the caller's limit.
 
     Installed only where an API key is asked for or a limit is set, so that open access costs
-    nothing; without it, `may` finds `ANYBODY` or nobody, as ``Resources.open_access`` says.
+    nothing; without it, `may` finds `ANYBODY` or nobody, as ``IRIS_AUTH`` says.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ def may(key_scope: KeyScope) -> Callable[[Request], Caller]:
         caller: Caller | None = request.scope.get(_CALLER)
         if caller is None:
             resources: Resources = request.app.state.resources
-            if not resources.open_access:
+            if resources.settings.auth == "keys":
                 raise Unauthorized(_HOW)
             return ANYBODY
         if key_scope not in caller.scopes:

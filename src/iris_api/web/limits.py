@@ -9,7 +9,7 @@ from typing import Literal
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from iris_api.database.transactions import CancelledWhileStoring
+from iris_api.batching import CancelledWhileStoring
 from iris_api.errors import (
     BodyTooLarge,
     DeadlineExceeded,
