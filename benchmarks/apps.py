@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
-from iris_api.auth.api_keys import ANYBODY
+from iris_api.callers import ANYBODY
 from iris_api.database import (
     IrisFeatures,
     IrisPrediction,

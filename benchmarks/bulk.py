@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.processes import HOST, LOAD_CORE, SERVER_CORE, Server
 from benchmarks.tables import print_table
 from benchmarks.workbench import Workbench
-from iris_api.auth.api_keys import ANYBODY
+from iris_api.callers import ANYBODY
 from iris_api.database.schema import MAX_BATCH_ITEMS
 from iris_api.inference import load_artifact
 from iris_api.iris import FEATURE_NAMES

@@ -26,7 +26,7 @@ from benchmarks.load import BODY, ROW
 from benchmarks.processes import HOST, SERVER_CORE, pin
 from benchmarks.tables import print_machine, print_table
 from benchmarks.workbench import workbench
-from iris_api.auth.api_keys import ANYBODY
+from iris_api.callers import ANYBODY
 from iris_api.inference import InferenceEngine
 from iris_api.iris import ClassPrediction, Row
 from iris_api.recording.inserts import NewPrediction, StoredAs

@@ -20,7 +20,8 @@ from tests.integration.support import (
 )
 from tests.integration.test_commit_before_answer import routes_of
 
-from iris_api.auth.api_keys import SCOPES, create_api_key, digest_of, revoke_api_key
+from iris_api.auth.api_keys import create_api_key, digest_of, revoke_api_key
+from iris_api.callers import SCOPES
 from iris_api.database.session import one_session
 from iris_api.settings import Settings
 

@@ -7,7 +7,7 @@ from httpx2 import AsyncClient, Response
 from tests.integration.support import KILLER, POISON, SETOSA, assert_problem
 from tests.integration.trouble import until_blocked, writes_held_up
 
-from iris_api.auth.api_keys import ANYBODY
+from iris_api.callers import ANYBODY
 from iris_api.database import IrisFeatures
 from iris_api.errors import DatabaseUnavailable, NotStored, OutcomeUnknown
 from iris_api.iris import ClassPrediction

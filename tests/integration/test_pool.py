@@ -20,7 +20,7 @@ from tests.integration.support import (
     make_key,
 )
 
-from iris_api.auth.api_keys import ANYBODY
+from iris_api.callers import ANYBODY
 from iris_api.database import IrisFeatures, create_engine
 from iris_api.database.pool import watch_of
 from iris_api.errors import DatabaseUnavailable, NotStored

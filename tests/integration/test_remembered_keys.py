@@ -19,8 +19,9 @@ from tests.integration.trouble import (
 )
 
 from iris_api.auth import key_cache
-from iris_api.auth.api_keys import Caller, create_api_key, find_callers, revoke_api_key
+from iris_api.auth.api_keys import create_api_key, find_callers, revoke_api_key
 from iris_api.auth.key_cache import Keyring
+from iris_api.callers import Caller
 from iris_api.database.session import one_session
 from iris_api.settings import Settings
 

@@ -8,17 +8,15 @@ import re
 import secrets
 from collections.abc import Collection, Sequence
 from datetime import timedelta
-from typing import Literal, NamedTuple, get_args
 
 import asyncpg
 from sqlalchemy import func, schema, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from iris_api.callers import SCOPES, Caller
 from iris_api.database.failures import message_of, translates_failures
-from iris_api.database.models import ANONYMOUS, ApiKey
+from iris_api.database.models import ApiKey
 
-Scope = Literal["predict", "read", "admin"]
-SCOPES: tuple[Scope, ...] = get_args(Scope)
 _PREFIX = "iris_"
 """So that a key which was published by mistake can be recognised, by people and by scanners."""
 _RANDOM_BYTES = 32
@@ -27,19 +25,6 @@ _ID_RANGES = range(1024, 2**20)
 everywhere."""
 _ID_BITS = 33  # in each range
 _ID_SEQUENCE = "iris_prediction_ids_"
-
-
-class Caller(NamedTuple):
-    """Who a request comes from, and what it may do."""
-
-    client: str
-    scopes: frozenset[str]
-    id_sequence: str | None = None
-    """Where its predictions' ids come from; None: the table's own."""
-
-
-ANYBODY = Caller(ANONYMOUS, frozenset(SCOPES))
-"""Every caller, where no API key is asked for."""
 
 
 def digest_of(token: str) -> bytes:

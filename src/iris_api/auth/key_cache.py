@@ -3,8 +3,9 @@
 import time
 from collections.abc import Sequence
 
-from iris_api.auth.api_keys import Caller, digest_of, find_callers
+from iris_api.auth.api_keys import digest_of, find_callers
 from iris_api.batching import Batcher
+from iris_api.callers import Caller
 from iris_api.database.session import SessionFactory
 
 _MAX_REMEMBERED = 10_000

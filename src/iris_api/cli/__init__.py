@@ -1,26 +1,16 @@
-"""The command line: ``iris-api serve | migrate | train | keys``."""
+"""The command line: ``iris-api serve | migrate | train | keys``.
+
+A command's module is imported when the command is called, so that ``--help`` needs none of them.
+"""
 
 import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from iris_api import __version__, signals
-from iris_api.cli import keys
-from iris_api.cli.console import Narrator, begin
-from iris_api.database.failures import as_told_to_operators
-from iris_api.database.migrations import migrate as migrate_schema
-from iris_api.database.session import refuse_unsafe
-from iris_api.embedded.postgres import database_of
-from iris_api.errors import ConfigurationError, IrisApiError, Problem
-from iris_api.inference.artifact import MANIFEST_NAME
-from iris_api.inference.training import CANDIDATES
-from iris_api.inference.training import train as train_model
-from iris_api.server.listener import listen
-from iris_api.server.run import call_when_answering, run
-from iris_api.settings import Settings
+from iris_api import __version__
+from iris_api.callers import SCOPES
+from iris_api.errors import IrisApiError
 
 app = typer.Typer(
     name="iris-api",
@@ -30,7 +20,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(keys.app)
+keys = typer.Typer(name="keys", help="Make, list and revoke API keys.", no_args_is_help=True)
+app.add_typer(keys)
 
 
 def main() -> None:
@@ -38,8 +29,9 @@ def main() -> None:
     try:
         app()
     except IrisApiError as error:
-        message = as_told_to_operators(error) if isinstance(error, Problem) else str(error)
-        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {escape(message)}")
+        from iris_api.cli.console import print_error
+
+        print_error(error)
         sys.exit(1)
 
 
@@ -66,31 +58,17 @@ def serve(
     ] = False,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM."""
-    settings, narrator = begin()
-    with (
-        listen(settings) as listener,
-        database_of(settings, exclusive=True, report=narrator.tell) as with_database,
-    ):
-        if prepare or settings.database_url is None:
-            _migrate(with_database, narrator)
-            _train_where_there_is_none(settings, narrator)
-        signals.run(refuse_unsafe(with_database))
-        if settings.database_url is not None:
-            narrator.warn(
-                "fsync, full_page_writes and synchronous_commit are looked at; what cannot be: "
-                "whether the disk keeps what it confirms, and whether a standby has it before a "
-                "failover (docs/promises.md)"
-            )
-        call_when_answering(listener, narrator.greet)
-        run(with_database, listener)
+    from iris_api.cli.serve import serve
+
+    serve(prepare=prepare)
 
 
 @app.command()
 def migrate() -> None:
     """Bring the database's schema to this release's revision."""
-    settings, narrator = begin()
-    with database_of(settings, report=narrator.tell) as with_database:
-        _migrate(with_database, narrator)
+    from iris_api.cli.migrate import migrate
+
+    migrate()
 
 
 @app.command()
@@ -98,37 +76,48 @@ def train(
     *,
     candidate: Annotated[
         str | None,
-        typer.Option(help=f"Take this one without comparing: {', '.join(CANDIDATES)}."),
+        typer.Option(help="Take this one, such as linear-discriminant, without comparing."),
     ] = None,
 ) -> None:
     """Choose a classifier by cross-validation, fit it, and make it the model."""
-    if candidate is not None and candidate not in CANDIDATES:
-        raise typer.BadParameter(
-            f"There is no such candidate. Take one of {', '.join(CANDIDATES)}."
-        )
-    settings, narrator = begin()
-    _train(settings, narrator, candidate)
-    narrator.tell("A service that runs already takes it when it is restarted")
+    from iris_api.cli.train import train
+
+    train(candidate)
 
 
-def _migrate(settings: Settings, narrator: Narrator) -> None:
-    revision = migrate_schema(settings, report=narrator.tell)
-    narrator.tell(f"The schema is at revision {revision}")
+@keys.command("create")
+def create_key(
+    *,
+    client: Annotated[
+        str, typer.Option(help="Whose key it is: only this client reads what it predicts.")
+    ],
+    scope: Annotated[
+        list[str],
+        typer.Option(help=f"What the key allows: {', '.join(SCOPES)}. Give it again for more."),
+    ] = ["predict", "read"],  # noqa: B006, typer copies it
+    days: Annotated[
+        int | None, typer.Option(min=1, max=36_500, help="Days until it expires; else never.")
+    ] = None,
+) -> None:
+    """Make an API key. It is shown once, on standard output, and stored as a hash."""
+    from iris_api.cli.keys import create
+
+    create(client, scope, days)
 
 
-def _train_where_there_is_none(settings: Settings, narrator: Narrator) -> None:
-    """Train, unless there is a model, or one is pinned, which no training here could give."""
-    if settings.model_sha256 is None and not (settings.model_dir / MANIFEST_NAME).exists():
-        _train(settings, narrator, None)
+@keys.command("list")
+def list_keys() -> None:
+    """List all API keys, without the keys themselves."""
+    from iris_api.cli.keys import list_all
+
+    list_all()
 
 
-def _train(settings: Settings, narrator: Narrator, candidate: str | None) -> None:
-    narrator.tell("Training a model, scored by cross-validation:")
-    try:
-        manifest = train_model(settings.model_dir, candidate=candidate, report=narrator.tell_scores)
-    except OSError as error:
-        raise ConfigurationError(
-            f"The model could not be written to {settings.model_dir}: {error.strerror}. "
-            "Set IRIS_DATA_DIR to a folder that can be written."
-        ) from None
-    narrator.tell(f"The model is {manifest.version}, in {settings.model_dir.resolve()}")
+@keys.command("revoke")
+def revoke_key(
+    key_id: Annotated[int, typer.Argument(min=1, max=2**63 - 1, help="As `keys list` shows it.")],
+) -> None:
+    """Revoke an API key, for good."""
+    from iris_api.cli.keys import revoke
+
+    revoke(key_id)

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from iris_api.inference.artifact import Scores
+from iris_api.database.failures import as_told_to_operators
+from iris_api.errors import IrisApiError, Problem
 from iris_api.iris import EXAMPLE
 from iris_api.observability.logging import configure_logging, wants_console
 from iris_api.settings import Settings, environment_warnings, load_settings
@@ -46,10 +47,6 @@ class Narrator:
             table.add_row(*map(escape, row))
         self.console.print(table)
 
-    def tell_scores(self, name: str, scores: Scores) -> None:
-        """Say how a candidate did."""
-        self.tell(f"  {name:<30} accuracy {scores.accuracy:.3f}  log loss {scores.log_loss:.4f}")
-
     def greet(self, url: str, *, ready: bool, body: dict[str, Any]) -> None:
         """Say where the service answers and how to try it, or why it is not ready."""
         if not ready:
@@ -79,6 +76,12 @@ Try it:
 The predictions are in {database}, the model in {settings.model_dir}. Ctrl-C stops {stopped}.
 """
         )
+
+
+def print_error(error: IrisApiError) -> None:
+    """Say on standard error what a command failed of, and what to do about it."""
+    message = as_told_to_operators(error) if isinstance(error, Problem) else str(error)
+    Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {escape(message)}")
 
 
 def begin() -> tuple[Settings, Narrator]:

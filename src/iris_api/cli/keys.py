@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from iris_api import signals
-from iris_api.auth.api_keys import SCOPES, create_api_key, list_api_keys, revoke_api_key
+from iris_api.auth.api_keys import create_api_key, list_api_keys, revoke_api_key
+from iris_api.callers import SCOPES
 from iris_api.cli.console import begin
 from iris_api.database.models import ApiKey
 from iris_api.database.session import one_session
@@ -17,45 +17,26 @@ from iris_api.embedded.postgres import database_of
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
 
-_LONGEST_CLIENT = 100  # characters
-
-app = typer.Typer(name="keys", help="Make, list and revoke API keys.", no_args_is_help=True)
+_MAX_CLIENT_LENGTH = 100  # characters
 
 
-def _require_scopes(scopes: list[str]) -> list[str]:
+def create(client: str, scopes: list[str], days: int | None) -> None:
+    """Make a key and show it. Raises `typer.BadParameter` for a name or a scope that will not do.
+
+    ``days`` until it expires; None: never.
+    """
+    if not client.isprintable() or not 1 <= len(client) <= _MAX_CLIENT_LENGTH:
+        raise typer.BadParameter(
+            f"A client has a name of 1 to {_MAX_CLIENT_LENGTH} printable characters."
+        )
     if not set(scopes) <= set(SCOPES):
         raise typer.BadParameter(f"The scopes are {', '.join(SCOPES)}.")
-    return scopes
-
-
-@app.command()
-def create(
-    *,
-    client: Annotated[
-        str, typer.Option(help="Whose key it is: only this client reads what it predicts.")
-    ],
-    scope: Annotated[
-        list[str],
-        typer.Option(
-            help=f"What the key allows: {', '.join(SCOPES)}. Give it again for more.",
-            callback=_require_scopes,
-        ),
-    ] = ["predict", "read"],  # noqa: B006, typer copies it
-    days: Annotated[
-        int | None, typer.Option(min=1, max=36_500, help="Days until it expires; else never.")
-    ] = None,
-) -> None:
-    """Make an API key. It is shown once, on standard output, and stored as a hash."""
-    if not client.isprintable() or not 1 <= len(client) <= _LONGEST_CLIENT:
-        raise typer.BadParameter(
-            f"A client has a name of 1 to {_LONGEST_CLIENT} printable characters."
-        )
     settings, _ = begin()
 
     async def make(settings: Settings) -> tuple[ApiKey, str]:
         async with one_session(settings) as session:
             lifetime = None if days is None else timedelta(days=days)
-            return await create_api_key(session, client, scope, lifetime)
+            return await create_api_key(session, client, scopes, lifetime)
 
     with database_of(settings) as with_database:
         row, token = signals.run(make(with_database))
@@ -66,8 +47,7 @@ def create(
     typer.echo(token)
 
 
-@app.command("list")
-def list_keys() -> None:
+def list_all() -> None:
     """List all API keys, without the keys themselves."""
     settings, narrator = begin()
 
@@ -91,11 +71,8 @@ def list_keys() -> None:
     )
 
 
-@app.command()
-def revoke(
-    key_id: Annotated[int, typer.Argument(min=1, max=2**63 - 1, help="As `keys list` shows it.")],
-) -> None:
-    """Revoke an API key, for good."""
+def revoke(key_id: int) -> None:
+    """Revoke an API key, for good. Raises `ConfigurationError` where there is none of this id."""
     settings, narrator = begin()
 
     async def end(settings: Settings) -> bool:

@@ -15,13 +15,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.exc import FlushError
 
 from iris_api.batching import CancelledWhileStoring
+from iris_api.callers import ANONYMOUS
 from iris_api.database.cursor import Cursor
 from iris_api.database.failures import (
     is_outcome_unknown,
     translates_failures,
     translates_write_failures,
 )
-from iris_api.database.models import ANONYMOUS, IdempotencyKey, IrisPrediction
+from iris_api.database.models import IdempotencyKey, IrisPrediction
 from iris_api.database.schema import PredictionFilters
 from iris_api.errors import NotStored, OutcomeUnknown
 

@@ -7,11 +7,9 @@ from sqlalchemy import BigInteger, DateTime, Double, Identity, Index, LargeBinar
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
 from sqlalchemy.orm import Mapped, mapped_column
 
+from iris_api.callers import ANONYMOUS
 from iris_api.database.session import Base
 from iris_api.iris import LABELS, ClassPrediction, IrisFeatures
-
-ANONYMOUS = "anonymous"
-"""The client of all requests that come without an API key, where none is asked for."""
 
 
 class IrisPrediction(Base):

@@ -18,7 +18,7 @@ from pydantic_core import to_json
 from sqlalchemy import PoolProxiedConnection
 from sqlalchemy.dialects import postgresql
 
-from iris_api.auth.api_keys import Caller
+from iris_api.callers import Caller
 from iris_api.database.failures import NOT_AS_SENT
 from iris_api.database.models import IrisPrediction
 from iris_api.database.pool import Driver, watch_of

@@ -13,8 +13,8 @@ import asyncpg
 from sqlalchemy import PoolProxiedConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from iris_api.auth.api_keys import Caller
 from iris_api.batching import Batcher, CancelledInFlight, CancelledWhileStoring
+from iris_api.callers import Caller
 from iris_api.database.failures import is_refusal_of_a_row, problem_of_write
 from iris_api.database.transactions import give_back
 from iris_api.errors import DatabaseUnavailable, OutcomeUnknown, Problem

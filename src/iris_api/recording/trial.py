@@ -3,7 +3,7 @@
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from iris_api.auth.api_keys import ANYBODY
+from iris_api.callers import ANYBODY
 from iris_api.database.failures import (
     is_not_as_sent,
     is_refusal_of_a_row,

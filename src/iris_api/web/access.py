@@ -7,9 +7,9 @@ from fastapi import Depends, Request
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from iris_api.auth.api_keys import ANYBODY, Caller
-from iris_api.auth.api_keys import Scope as KeyScope
 from iris_api.auth.rate_limit import RateLimiter
+from iris_api.callers import ANYBODY, Caller
+from iris_api.callers import Scope as KeyScope
 from iris_api.errors import (
     DatabaseUnavailable,
     DatabaseUnsafe,
