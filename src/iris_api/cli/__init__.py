@@ -20,8 +20,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-keys = typer.Typer(name="keys", help="Make, list and revoke API keys.", no_args_is_help=True)
-app.add_typer(keys)
+keys_app = typer.Typer(name="keys", help="Make, list and revoke API keys.", no_args_is_help=True)
+app.add_typer(keys_app)
 
 
 def main() -> None:
@@ -85,7 +85,7 @@ def train(
     train(candidate)
 
 
-@keys.command("create")
+@keys_app.command("create")
 def create_key(
     *,
     client: Annotated[
@@ -105,7 +105,7 @@ def create_key(
     create(client, scope, days)
 
 
-@keys.command("list")
+@keys_app.command("list")
 def list_keys() -> None:
     """List all API keys, without the keys themselves."""
     from iris_api.cli.keys import list_all
@@ -113,7 +113,7 @@ def list_keys() -> None:
     list_all()
 
 
-@keys.command("revoke")
+@keys_app.command("revoke")
 def revoke_key(
     key_id: Annotated[int, typer.Argument(min=1, max=2**63 - 1, help="As `keys list` shows it.")],
 ) -> None:
