@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
-from iris_api.callers import ANYBODY
+from iris_api.callers import ANONYMOUS_CALLER
 from iris_api.database import (
     IrisFeatures,
     IrisPrediction,
@@ -30,7 +30,7 @@ from iris_api.recording.inserts import NewPrediction
 from iris_api.resources import Resources
 from iris_api.server.worker import application
 from iris_api.settings import load_settings
-from iris_api.web.json_route import DirectMiddleware
+from iris_api.web.json_route import JsonRouteMiddleware
 
 
 def empty() -> FastAPI:
@@ -106,7 +106,7 @@ def ask(model: Model, features: IrisFeatures) -> ClassPrediction:
 def _replace_predict(app: FastAPI, endpoint: Callable[..., Any]) -> FastAPI:
     """Have the endpoint answer ``/predict``, by the route class and the way of FastAPI's own."""
     app.user_middleware[:] = [
-        layer for layer in app.user_middleware if cast(object, layer.cls) is not DirectMiddleware
+        layer for layer in app.user_middleware if cast(object, layer.cls) is not JsonRouteMiddleware
     ]
     app.router.routes.insert(0, APIRoute("/predict", endpoint, methods=["POST"]))
     return app
@@ -115,7 +115,7 @@ def _replace_predict(app: FastAPI, endpoint: Callable[..., Any]) -> FastAPI:
 async def _predict(features: IrisFeatures, resources: Resources) -> PredictionResponse:
     row = features.as_row()
     answer = await resources.model.get().engine.predict(row)
-    stored = await resources.recorder.record(NewPrediction(ANYBODY, row, answer))
+    stored = await resources.recorder.record(NewPrediction(ANONYMOUS_CALLER, row, answer))
     return PredictionResponse(
         id=stored.id,
         prediction=answer.prediction,

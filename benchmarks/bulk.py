@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.processes import HOST, LOAD_CORE, SERVER_CORE, Server
 from benchmarks.tables import print_table
 from benchmarks.workbench import Workbench
-from iris_api.callers import ANYBODY
+from iris_api.callers import ANONYMOUS_CALLER
 from iris_api.database.schema import MAX_BATCH_ITEMS
 from iris_api.inference import load_artifact
 from iris_api.iris import FEATURE_NAMES
@@ -32,7 +32,7 @@ async def measure_bulk(bench: Workbench, server: Server) -> None:
     body = json.dumps({"items": [dict(zip(FEATURE_NAMES, row, strict=True)) for row in rows]})
     classifier = load_artifact(bench.data_dir("linear") / "model").classifier
     records = [
-        values(NewPrediction(ANYBODY, row, answer))
+        values(NewPrediction(ANONYMOUS_CALLER, row, answer))
         for row, answer in zip(rows, classifier.predict(np.array(rows)), strict=True)
     ]
     connection = await bench.connect()

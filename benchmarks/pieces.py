@@ -26,10 +26,10 @@ from benchmarks.load import BODY, ROW
 from benchmarks.processes import HOST, SERVER_CORE, pin
 from benchmarks.tables import print_machine, print_table
 from benchmarks.workbench import workbench
-from iris_api.callers import ANYBODY
+from iris_api.callers import ANONYMOUS_CALLER
 from iris_api.inference import InferenceEngine
 from iris_api.iris import ClassPrediction, Row
-from iris_api.recording.inserts import NewPrediction, StoredAs
+from iris_api.recording.inserts import NewPrediction, StoredPrediction
 from iris_api.recording.recorder import Recorder
 from iris_api.resources import ModelHolder, Resources
 from iris_api.server.connections import BoundedProtocol
@@ -65,7 +65,7 @@ async def measure(api_key: str) -> dict[str, float]:
         engine, recorder = resources.model.get().engine, resources.recorder
         row: Row = tuple(ROW.values())
         answer = await engine.predict(row)
-        new = NewPrediction(ANYBODY, row, answer)
+        new = NewPrediction(ANONYMOUS_CALLER, row, answer)
 
         async def predict_and_record() -> None:
             await engine.predict(row)
@@ -93,14 +93,14 @@ async def service(auth: str) -> AsyncIterator[FastAPI]:
 
 def answering_at_once(resources: Resources, answer: ClassPrediction) -> Resources:
     """The resources, but with neither inference nor SQL."""
-    stored = StoredAs(1, datetime.now(UTC))
+    stored = StoredPrediction(1, datetime.now(UTC))
 
     class Engine:
         async def predict(self, row: Row) -> ClassPrediction:
             return answer
 
     class Storage:
-        async def record(self, prediction: NewPrediction) -> StoredAs:
+        async def record(self, prediction: NewPrediction) -> StoredPrediction:
             return stored
 
     model = replace(resources.model.get(), engine=cast(InferenceEngine, Engine()))

@@ -15,8 +15,8 @@ from sqlalchemy import make_url
 from benchmarks.processes import LOAD_CORE, pin
 from iris_api.auth.api_keys import create_api_key
 from iris_api.database.migrations import migrate
-from iris_api.database.session import one_session
-from iris_api.embedded.postgres import database_of
+from iris_api.database.session import session_scope
+from iris_api.embedded.postgres import provide_database
 from iris_api.inference.training import train
 from iris_api.settings import Settings
 
@@ -53,7 +53,7 @@ class Workbench:
 
         async def make() -> str:
             settings = Settings(database_url=SecretStr(self.database_url))
-            async with one_session(settings) as session:
+            async with session_scope(settings) as session:
                 return (await create_api_key(session, "bench", ["predict"]))[1]
 
         return asyncio.run(make())
@@ -79,7 +79,7 @@ def workbench(*, empty: bool = True) -> Iterator[Workbench]:
     settings = Settings(
         data_dir=HOME / "database", database_url=SecretStr(given) if given else None
     )
-    with database_of(settings, exclusive=True) as settings:
+    with provide_database(settings, exclusive=True) as settings:
         assert settings.database_url is not None
         migrate(settings)
         _pin_database()

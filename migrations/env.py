@@ -14,10 +14,10 @@ from sqlalchemy.pool import NullPool
 
 from iris_api import signals
 from iris_api.database import Base
-from iris_api.database.failures import as_told_to_operators, problem_of
+from iris_api.database.failures import operator_message, problem_of
 from iris_api.database.session import ISOLATION_LEVEL, prepared_statement_args
 from iris_api.database.url import database_url
-from iris_api.embedded.postgres import database_of
+from iris_api.embedded.postgres import provide_database
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings, load_settings
 
@@ -80,12 +80,12 @@ def main() -> None:
         problem = problem_of(error)
         if problem is None:
             raise
-        raise CommandError(as_told_to_operators(problem)) from None
+        raise CommandError(operator_message(problem)) from None
 
 
 def run(settings: Settings) -> None:
     """Run Alembic's command on the settings' database."""
-    with database_of(settings) as with_database:
+    with provide_database(settings) as with_database:
         if context.is_offline_mode():
             run_offline(with_database)
         else:

@@ -30,7 +30,7 @@ from tests.pgbouncer import PgBouncer, bounds_of
 from iris_api.app import create_app
 from iris_api.database import create_engine, create_session_factory
 from iris_api.database.migrations import migrate
-from iris_api.embedded.postgres import database_of
+from iris_api.embedded.postgres import provide_database
 from iris_api.inference.training import train
 from iris_api.settings import Settings
 
@@ -75,7 +75,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
             yield make_url(container.get_connection_url())
     elif DATABASE in {"embedded", "pgbouncer"}:
         settings = Settings(data_dir=tmp_path_factory.mktemp("postgres"))
-        with database_of(settings, exclusive=True) as embedded:
+        with provide_database(settings, exclusive=True) as embedded:
             assert embedded.database_url is not None
             url = make_url(embedded.database_url.get_secret_value())
             if DATABASE == "embedded":

@@ -4,12 +4,12 @@ It hears signals before it imports the rest, which takes seconds: as the first p
 container, it would be deaf to them, and be killed.
 """
 
-from iris_api.signals import end_on_signals
+from iris_api.signals import install_handlers
 
 
 def main() -> None:
     """Run the command line."""
-    end_on_signals()
+    install_handlers()
     from iris_api import cli  # noqa: PLC0415, see above
 
     cli.main()

@@ -10,14 +10,14 @@ from starlette.types import ASGIApp
 from iris_api import __version__
 from iris_api.api import model, operations, predict, predictions
 from iris_api.auth.rate_limit import RateLimiter
-from iris_api.background import in_background
+from iris_api.background import background_tasks
 from iris_api.observability.metrics import Metrics
 from iris_api.observability.middleware import ObservabilityMiddleware
 from iris_api.recording.retention import forget_old_keys
 from iris_api.resources import Resources
 from iris_api.settings import Settings
 from iris_api.web.access import AccessMiddleware
-from iris_api.web.json_route import DirectMiddleware
+from iris_api.web.json_route import JsonRouteMiddleware
 from iris_api.web.limits import Limits, LimitsMiddleware
 from iris_api.web.openapi import install_documentation
 from iris_api.web.problems import failure_response, install_problem_handlers
@@ -49,7 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.session_factory = resources.session_factory  # where `get_db` looks for it
         prune = partial(forget_old_keys, resources.session_factory, settings)
         try:
-            async with in_background(limits.watch, prune):
+            async with background_tasks(limits.watch, prune):
                 yield
         finally:
             await resources.aclose()
@@ -71,7 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
     install_documentation(app)
     install_problem_handlers(app)
     # The last one added is the outermost.
-    app.add_middleware(DirectMiddleware, routes=predict.router.routes)
+    app.add_middleware(JsonRouteMiddleware, routes=predict.router.routes)
     if settings.auth == "keys" or settings.rate_limit is not None:
         app.add_middleware(
             AccessMiddleware, needs_key=settings.auth == "keys", limiter=_rate_limiter(settings)

@@ -11,7 +11,7 @@ log = structlog.get_logger("iris_api")
 
 
 @asynccontextmanager
-async def in_background(*works: Work) -> AsyncIterator[None]:
+async def background_tasks(*works: Work) -> AsyncIterator[None]:
     """Run coroutine functions, none of which is to end by itself, for the length of the block."""
     tasks = [asyncio.create_task(_logged(work)) for work in works]
     try:
@@ -27,4 +27,4 @@ async def _logged(work: Work) -> None:
     try:
         await work()
     except Exception:
-        log.exception("work in the background has ended")
+        log.exception("background_task_failed")

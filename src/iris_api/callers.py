@@ -17,5 +17,5 @@ class Caller(NamedTuple):
     """Where its predictions' ids come from; None: the table's own."""
 
 
-ANYBODY = Caller(ANONYMOUS, frozenset(SCOPES))
+ANONYMOUS_CALLER = Caller(ANONYMOUS, frozenset(SCOPES))
 """Every caller, where no API key is asked for."""

@@ -95,14 +95,14 @@ class MalformedRequest(Problem):
 
     slug = "malformed-request"
     status = HTTPStatus.BAD_REQUEST
-    title = "The request could not be read"
+    title = "Malformed request"
 
 
 class MalformedBody(MalformedRequest):
     """The request's body is not JSON, or not text."""
 
     slug = "malformed-body"
-    title = "The body could not be read"
+    title = "Malformed body"
 
 
 def _challenge(parameters: Mapping[str, str]) -> dict[str, str]:
@@ -116,7 +116,7 @@ class Unauthorized(Problem):
 
     slug = "unauthorized"
     status = HTTPStatus.UNAUTHORIZED
-    title = "An API key is needed"
+    title = "API key required"
 
     def __init__(self, detail: str, *, brings_key: bool = False) -> None:
         """RFC 6750, section 3.1: where no key came, nothing is said to be wrong with it."""
@@ -129,7 +129,7 @@ class Forbidden(Problem):
 
     slug = "forbidden"
     status = HTTPStatus.FORBIDDEN
-    title = "The API key does not allow this"
+    title = "Scope missing"
 
     def __init__(self, detail: str, *, needed: str) -> None:
         """``needed`` is the scope that the key would have to have."""
@@ -143,14 +143,14 @@ class NotFound(Problem):
 
     slug = "not-found"
     status = HTTPStatus.NOT_FOUND
-    title = "Nothing is here"
+    title = "Not found"
 
 
 class PredictionNotFound(NotFound):
     """No prediction has this id."""
 
     slug = "prediction-not-found"
-    title = "There is no such prediction"
+    title = "Prediction not found"
 
 
 class MethodNotAllowed(Problem):
@@ -158,7 +158,7 @@ class MethodNotAllowed(Problem):
 
     slug = "method-not-allowed"
     status = HTTPStatus.METHOD_NOT_ALLOWED
-    title = "This path does not take this method"
+    title = "Method not allowed"
 
 
 class RequestTimeout(Problem):
@@ -166,7 +166,7 @@ class RequestTimeout(Problem):
 
     slug = "request-timeout"
     status = HTTPStatus.REQUEST_TIMEOUT
-    title = "The request did not arrive in time"
+    title = "Request timeout"
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, headers={"Connection": "close"})
@@ -177,7 +177,7 @@ class BodyTooLarge(Problem):
 
     slug = "body-too-large"
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    title = "The body is too large"
+    title = "Body too large"
 
 
 class UnsupportedMediaType(Problem):
@@ -185,7 +185,7 @@ class UnsupportedMediaType(Problem):
 
     slug = "unsupported-media-type"
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-    title = "The body is not declared to be JSON"
+    title = "Unsupported media type"
 
 
 class Misdirected(Problem):
@@ -193,7 +193,7 @@ class Misdirected(Problem):
 
     slug = "misdirected"
     status = HTTPStatus.MISDIRECTED_REQUEST
-    title = "This is not the host that was asked for"
+    title = "Misdirected request"
 
 
 class InvalidRequest(Problem):
@@ -201,7 +201,7 @@ class InvalidRequest(Problem):
 
     slug = "invalid-request"
     status = HTTPStatus.UNPROCESSABLE_ENTITY
-    title = "The request does not fit"
+    title = "Invalid request"
 
     def __init__(self, errors: Sequence[FieldError], *, count: int | None = None) -> None:
         told = [f"{error.field}: {error.detail}" for error in errors[:_FIELDS_TOLD]]
@@ -215,7 +215,7 @@ class IdempotencyKeyReused(Problem):
 
     slug = "idempotency-key-reused"
     status = HTTPStatus.UNPROCESSABLE_ENTITY
-    title = "The Idempotency-Key is in use for another payload"
+    title = "Idempotency-Key reused with another payload"
 
 
 class RateLimited(Problem):
@@ -235,7 +235,7 @@ class HeadersTooLarge(Problem):
 
     slug = "headers-too-large"
     status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-    title = "The request's head is too large"
+    title = "Request headers too large"
 
 
 class InternalError(Problem):
@@ -243,7 +243,7 @@ class InternalError(Problem):
 
     slug = "internal-error"
     status = HTTPStatus.INTERNAL_SERVER_ERROR
-    title = "The service failed"
+    title = "Internal error"
 
 
 class NotStored(Problem):
@@ -254,7 +254,7 @@ class NotStored(Problem):
 
     slug = "not-stored"
     status = HTTPStatus.INTERNAL_SERVER_ERROR
-    title = "PostgreSQL did not store the prediction"
+    title = "Prediction not stored"
 
     def __init__(self, reason: str) -> None:
         super().__init__(
@@ -269,7 +269,7 @@ class Unavailable(Problem):
 
     slug = "unavailable"
     status = HTTPStatus.SERVICE_UNAVAILABLE
-    title = "The service is not available now"
+    title = "Service unavailable"
     retry_after = 1
 
 
@@ -277,21 +277,21 @@ class Overloaded(Unavailable):
     """More is at work, waits or is connected than the service lets; this one was not begun."""
 
     slug = "overloaded"
-    title = "The service is busy"
+    title = "Overloaded"
 
 
 class DeadlineExceeded(Unavailable):
     """The request took longer than ``IRIS_REQUEST_TIMEOUT``, or than a stop; nothing was stored."""
 
     slug = "deadline-exceeded"
-    title = "The answer did not come in time"
+    title = "Deadline exceeded"
 
 
 class OutcomeUnknown(Unavailable):
     """Nobody can say whether the prediction was stored; the same ``Idempotency-Key`` finds out."""
 
     slug = "outcome-unknown"
-    title = "It is not known whether the prediction was stored"
+    title = "Outcome unknown"
 
     def __init__(self, reason: str) -> None:
         super().__init__(
@@ -305,14 +305,14 @@ class DatabaseUnavailable(Unavailable):
     """PostgreSQL did not answer, or not in time; nothing was stored."""
 
     slug = "database-unavailable"
-    title = "The database is not available"
+    title = "Database unavailable"
 
 
 class DatabaseUnsafe(Unavailable):
     """PostgreSQL would lose what it has confirmed, by settings of its own."""
 
     slug = "database-unsafe"
-    title = "The database is not durable"
+    title = "Database not durable"
     retry_after = 30
 
 
@@ -320,7 +320,7 @@ class SchemaOutdated(Unavailable):
     """The database's schema is older than this release, or another application's."""
 
     slug = "schema-outdated"
-    title = "The database's schema does not fit this release"
+    title = "Schema outdated"
     retry_after = 30
 
 
@@ -328,7 +328,7 @@ class ModelUnavailable(Unavailable):
     """No model is loaded: there is none, or it was refused."""
 
     slug = "model-unavailable"
-    title = "No model is loaded"
+    title = "No model loaded"
     retry_after = 30
 
 
@@ -336,7 +336,7 @@ class NotReady(Unavailable):
     """Some part that the service needs is missing; ``checks`` shows the state of each."""
 
     slug = "not-ready"
-    title = "The service is not ready"
+    title = "Not ready"
 
     def __init__(self, detail: str, checks: Mapping[str, Any]) -> None:
         super().__init__(detail)

@@ -12,7 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from iris_api.auth.key_cache import Keyring
+from iris_api.auth.key_cache import ApiKeyCache
 from iris_api.database.session import SessionFactory, create_engine, create_session_factory
 from iris_api.errors import ModelUnavailable
 from iris_api.inference.artifact import Manifest, load_artifact
@@ -71,7 +71,7 @@ class Resources:
     engine: AsyncEngine
     session_factory: SessionFactory
     recorder: Recorder
-    keyring: Keyring
+    api_key_cache: ApiKeyCache
     database_check: DatabaseCheck
     model: ModelHolder
     is_stopping: bool = False
@@ -100,9 +100,9 @@ class Resources:
             engine=engine,
             session_factory=session_factory,
             recorder=recorder,
-            keyring=Keyring(session_factory, remember=settings.key_cache_seconds),
+            api_key_cache=ApiKeyCache(session_factory, remember=settings.key_cache_seconds),
             database_check=DatabaseCheck(
-                session_factory, recorder.trouble, timeout=settings.readiness_timeout
+                session_factory, recorder.recent_failure, timeout=settings.readiness_timeout
             ),
             model=ModelHolder(await load_model(settings, metrics)),
         )
@@ -115,7 +115,7 @@ class Resources:
         """
         await self.model.aclose()
         await self.recorder.aclose()
-        await self.keyring.aclose()
+        await self.api_key_cache.aclose()
         await self.database_check.aclose()
         with suppress(TimeoutError), anyio.fail_after(_DISPOSE_SECONDS):
             await self.engine.dispose()

@@ -32,7 +32,7 @@ class _State:
 _state = _State()
 
 
-def end_on_signals() -> None:
+def install_handlers() -> None:
     """Exit 0 at SIGINT, SIGTERM and SIGHUP; not at the last where it is ignored, as nohup has it.
 
     SIGHUP comes of a terminal that is closed.
@@ -50,7 +50,7 @@ def _on_signal(_number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def held(react: React = lambda: None) -> Iterator[Callable[[], bool]]:
+def defer_signals(react: React = lambda: None) -> Iterator[Callable[[], bool]]:
     """Let no signal break off the block: have them call ``react``, and exit 0 after the block.
 
     One that has come before calls it at the block's begin. Yields what tells whether any has come.
@@ -83,8 +83,8 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101, for mypy
         loop = asyncio.get_running_loop()
-        with held(lambda: loop.call_soon_threadsafe(task.cancel)):
+        with defer_signals(lambda: loop.call_soon_threadsafe(task.cancel)):
             return await main
 
-    with held():
+    with defer_signals():
         return asyncio.run(cancellable())

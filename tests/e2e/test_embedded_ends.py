@@ -20,7 +20,7 @@ from tests.e2e.workers import until_heard
 from tests.faults.processes import send
 from tests.faults.services import workers_of
 
-from iris_api.embedded.postgres import EmbeddedPostgres, database_of
+from iris_api.embedded.postgres import EmbeddedPostgres, provide_database
 from iris_api.embedded.postmaster import MOST_ENDS
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
@@ -157,7 +157,7 @@ def test_serve_ends_with_the_reason_where_the_embedded_postgresql_cannot_start_a
 def kill_too_often(data_dir: Path) -> None:
     """Run an embedded PostgreSQL in this process, and kill it until it is given up."""
     threads = threading.active_count()
-    with database_of(Settings(data_dir=data_dir)):
+    with provide_database(Settings(data_dir=data_dir)):
         pid = kill_postmaster(data_dir)
         for _ in range(MOST_ENDS - 1):
             pid = until_another_is_ready(data_dir, pid)
@@ -179,7 +179,7 @@ def test_database_of_a_program_without_signal_handlers_raises_where_it_ends_too_
 
 def test_database_of_leaves_no_thread_and_no_process(data_dir: Path) -> None:
     threads = threading.active_count()
-    with database_of(Settings(data_dir=data_dir)):
+    with provide_database(Settings(data_dir=data_dir)):
         pid = postmaster_of(data_dir)
         assert is_alive(pid)
     assert not is_alive(pid)
@@ -200,7 +200,7 @@ async def kill_while_a_backend_works(data_dir: Path, dsn: str) -> None:
 
 
 def test_a_start_waits_for_the_backends_of_a_killed_server(data_dir: Path) -> None:
-    with database_of(Settings(data_dir=data_dir)) as settings:
+    with provide_database(Settings(data_dir=data_dir)) as settings:
         assert settings.database_url is not None
         url = make_url(settings.database_url.get_secret_value())
         asyncio.run(kill_while_a_backend_works(data_dir, dsn_of(url)))

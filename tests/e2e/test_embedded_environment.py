@@ -13,8 +13,8 @@ from tests.e2e.service import Service, environment, run
 from tests.e2e.stopping import WORKERS, ask
 
 from iris_api.database.health import ping
-from iris_api.database.session import one_session
-from iris_api.embedded.postgres import EmbeddedPostgres, database_of
+from iris_api.database.session import session_scope
+from iris_api.embedded.postgres import EmbeddedPostgres, provide_database
 from iris_api.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ MISLEADING = [
 
 
 async def answers(settings: Settings) -> bool:
-    async with one_session(settings) as session:
+    async with session_scope(settings) as session:
         await ping(session)
     return True
 
@@ -74,7 +74,7 @@ def test_database_of_starts_and_connects_whatever_a_variable_of_libpq_says(
     monkeypatch: pytest.MonkeyPatch, used: Path, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    with database_of(Settings(data_dir=used)) as settings:
+    with provide_database(Settings(data_dir=used)) as settings:
         assert asyncio.run(answers(settings))
     assert os.environ[name] == value
 
@@ -83,7 +83,7 @@ def test_database_of_starts_and_connects_whatever_a_variable_of_libpq_says(
 def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory whose database is there; not to be changed."""
     data_dir = tmp_path_factory.mktemp("used")
-    with database_of(Settings(data_dir=data_dir)):
+    with provide_database(Settings(data_dir=data_dir)):
         return data_dir
 
 
@@ -141,10 +141,10 @@ def test_alembic_with_libpqs_variables_upgrades_the_embedded_database(
 def test_the_embedded_server_keeps_its_socket_though_its_configuration_names_another_port(
     data_dir: Path,
 ) -> None:
-    with database_of(Settings(data_dir=data_dir)):
+    with provide_database(Settings(data_dir=data_dir)):
         pass
     configuration = data_dir / "postgres" / "postgresql.auto.conf"
     configuration.write_text(f"{configuration.read_text()}\nport = '6543'\n")
-    with database_of(Settings(data_dir=data_dir)) as settings:
+    with provide_database(Settings(data_dir=data_dir)) as settings:
         assert asyncio.run(answers(settings))
         assert (EmbeddedPostgres(data_dir / "postgres").socket_dir / ".s.PGSQL.5432").exists()

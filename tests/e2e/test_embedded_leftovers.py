@@ -15,7 +15,7 @@ from tests.e2e.service import is_alive, poll_until, postmaster_of
 from tests.e2e.stopping import WORKERS
 from tests.faults.processes import command_of, exists, send
 
-from iris_api.embedded.postgres import EmbeddedPostgres, database_of
+from iris_api.embedded.postgres import EmbeddedPostgres, provide_database
 from iris_api.embedded.privileges import as_ordinary_user
 from iris_api.settings import Settings
 
@@ -27,7 +27,7 @@ Spawn = Callable[..., "subprocess.Popen[bytes]"]
 @pytest.fixture
 def used(data_dir: Path) -> Path:
     """A data directory whose server has run, and has ended as it should."""
-    with database_of(Settings(data_dir=data_dir)):
+    with provide_database(Settings(data_dir=data_dir)):
         pass
     return data_dir
 
@@ -52,7 +52,7 @@ def spawn() -> Iterator[Spawn]:
 
 def starts(data_dir: Path) -> bool:
     """Whether a server starts on this data directory, and runs as long as it is wanted."""
-    with database_of(Settings(data_dir=data_dir)):
+    with provide_database(Settings(data_dir=data_dir)):
         pid = postmaster_of(data_dir)
         assert is_alive(pid)
     return not is_alive(pid)
@@ -171,7 +171,7 @@ def test_a_start_ends_an_orphan_that_runs_on(used: Path) -> None:
     try:
         poll_until(server.is_ready, "the orphan is ready")
         said: list[str] = []
-        with database_of(Settings(data_dir=used), report=said.append):
+        with provide_database(Settings(data_dir=used), report=said.append):
             assert not is_alive(orphan.pid)
             assert postmaster_of(used) != orphan.pid
         assert "Ending the PostgreSQL that an earlier run left behind" in said

@@ -120,7 +120,7 @@ async def test_an_unexpected_failure_is_logged_whole_but_without_the_input(
     [failure] = [
         line
         for line in lines_of(service)
-        if line["event"] == "unhandled error" and line["request_id"] == request_id
+        if line["event"] == "unhandled_error" and line["request_id"] == request_id
     ]
     assert failure["level"] == "error"
     assert failure["exception"]

@@ -208,7 +208,7 @@ def test_past_the_connections_others_are_refused_until_one_leaves(
         with connected(service) as refused:
             problem = refused.refusal(503, "overloaded")
             assert "3 connections" in problem["detail"]
-            assert problem["title"] == "The service is busy"
+            assert problem["title"] == "Overloaded"
         for raw in taken:
             raw.send(GET)
             assert raw.answer().status == 200

@@ -20,7 +20,7 @@ def ends_told(service: Service) -> list[dict[str, Any]]:
 
 def heard(service: Service) -> set[int]:
     """The workers that have told it that they serve."""
-    return {line["pid"] for line in told(service) if line["event"] == "a worker serves"}
+    return {line["pid"] for line in told(service) if line["event"] == "worker_ready"}
 
 
 def until_heard(service: Service, count: int) -> None:

@@ -55,7 +55,7 @@ class Caller:
         return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
 
 
-ANYBODY = Caller()
+ANONYMOUS_CALLER = Caller()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Request:
     number: int
     count: int | None = None
     key: str | None = None
-    caller: Caller = ANYBODY
+    caller: Caller = ANONYMOUS_CALLER
     padding: int = 0
     """Blanks after the body's JSON."""
 

@@ -11,7 +11,7 @@ import asyncpg
 from tests.e2e.service import poll_until
 from tests.faults.postgres import Postgres
 
-from iris_api.embedded.postgres import EmbeddedPostgres, database_of
+from iris_api.embedded.postgres import EmbeddedPostgres, provide_database
 from iris_api.settings import Settings
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class EmbeddedServer(Postgres):
         database: str = "iris",
     ) -> T:
         """Ask while the service runs the server, or else run it meanwhile."""
-        with database_of(self._settings):
+        with provide_database(self._settings):
             return super().ask(question, database)
 
     async def connect(self, database: str = "iris") -> "asyncpg.Connection[asyncpg.Record]":

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.faults.asking import ANYBODY, Caller, Outcome, Request, State, number_of
+from tests.faults.asking import ANONYMOUS_CALLER, Caller, Outcome, Request, State, number_of
 from tests.faults.verdict import Attempt, Stored, Story, Verdict, judge
 
 _SENT = "sent"
@@ -41,7 +41,7 @@ class Journal:
         return Journal(self.path.with_name(f"journal-{self._next}"), self._next)
 
     def new_request(
-        self, count: int | None = None, *, keyed: bool = False, caller: Caller = ANYBODY
+        self, count: int | None = None, *, keyed: bool = False, caller: Caller = ANONYMOUS_CALLER
     ) -> Request:
         """Draw flowers that nobody has asked for, and a key that another caller may use as well."""
         with self._lock:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from tests.faults.asking import ANYBODY, Caller, Outcome, Request
+from tests.faults.asking import ANONYMOUS_CALLER, Caller, Outcome, Request
 from tests.faults.journal import Journal
 from tests.faults.wire import (
     PATIENCE,
@@ -103,7 +103,7 @@ class Mix:
     pause: float = 0.01  # seconds
     pause_after_failure: float = 0.05
     hang_up_every: int = 50  # then by a new connection, perhaps to another worker
-    caller: Caller = ANYBODY
+    caller: Caller = ANONYMOUS_CALLER
 
     def request(self, journal: Journal, turn: int) -> Request:
         is_batch = turn % self.batch_every == self.batch_every - 1

@@ -21,7 +21,7 @@ from tests.ports import free_port
 
 from iris_api.database.migrations import migrate
 from iris_api.embedded.postgres import find_binaries
-from iris_api.embedded.privileges import as_ordinary_user, hand_over
+from iris_api.embedded.privileges import as_ordinary_user, chown_to_server_user
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class Postgres:
     def initialise(cls, folder: Path) -> "Postgres":
         """Make a server with the service's database in it, and leave it stopped."""
         folder.mkdir(mode=0o700)
-        hand_over(folder)
+        chown_to_server_user(folder)
         _run(
             "initdb", f"--pgdata={folder}", "--username=postgres", "--auth=trust",
             "--encoding=UTF8", "--locale-provider=builtin", "--locale=C",
@@ -77,7 +77,7 @@ class Postgres:
     def standby_of(cls, primary: "Postgres", folder: Path) -> "Postgres":
         """A server that follows another one, which runs. It is stopped."""
         folder.mkdir(mode=0o700)
-        hand_over(folder)
+        chown_to_server_user(folder)
         _run(
             "pg_basebackup", f"--pgdata={folder}", "--checkpoint=fast", "--write-recovery-conf",
             f"--dbname=host=127.0.0.1 port={primary.port} user=postgres sslmode=disable",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.e2e.service import Service, poll_until
-from tests.faults.asking import ANYBODY, OK, Outcome, Request
+from tests.faults.asking import ANONYMOUS_CALLER, OK, Outcome, Request
 from tests.faults.journal import Journal
 from tests.faults.load import Behaviour, Crowd, Mix, ask_all, ask_once, asking
 from tests.faults.pooling import Pooling
@@ -38,7 +38,7 @@ class Trial:
         """Where the rows are."""
         self.folder = folder
         self.journal = Journal(folder / "journal")
-        self.caller = ANYBODY
+        self.caller = ANONYMOUS_CALLER
         """Who asks where the test itself does."""
         self.times = 0
         self.recoveries: list[float] = []

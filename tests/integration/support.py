@@ -21,7 +21,7 @@ from tests.conftest import dsn_of
 
 from iris_api.app import create_app
 from iris_api.auth.api_keys import create_api_key
-from iris_api.database.session import one_session
+from iris_api.database.session import session_scope
 from iris_api.inference import Classifier
 from iris_api.iris import ClassPrediction
 from iris_api.settings import Settings
@@ -66,7 +66,7 @@ async def make_key(
     settings: Settings, client: str = "somebody", *, scopes: tuple[str, ...] = ("predict", "read")
 ) -> dict[str, str]:
     """Make an API key; return the header that shows it."""
-    async with one_session(settings) as session:
+    async with session_scope(settings) as session:
         _, token = await create_api_key(session, client, scopes)
     return {"Authorization": f"Bearer {token}"}
 

@@ -22,7 +22,7 @@ from tests.integration.test_commit_before_answer import routes_of
 
 from iris_api.auth.api_keys import create_api_key, digest_of, revoke_api_key
 from iris_api.callers import SCOPES
-from iris_api.database.session import one_session
+from iris_api.database.session import session_scope
 from iris_api.settings import Settings
 
 
@@ -135,7 +135,7 @@ async def test_a_key_is_nowhere_to_be_seen(
     caplog.set_level(logging.DEBUG)
     seen = []
     tokens = ["iris_" + "unknown" * 6]
-    async with one_session(keyed) as session:
+    async with session_scope(keyed) as session:
         for name, scopes in [("admin", SCOPES), ("reader", ("read",)), ("ended", SCOPES)]:
             row, token = await create_api_key(session, name, scopes)
             tokens.append(token)

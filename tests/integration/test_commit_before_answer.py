@@ -83,7 +83,7 @@ async def test_no_route_answers_before_its_commit(watched: AsyncClient, witness:
         assert response.status_code < 400, route
         rows += example.writes
         assert witness.sightings.pop() == Sighting(open_writes=0, rows=rows), route
-        assert (await witness.look()).rows == rows, f"{route} writes after its answer"
+        assert (await witness.check_server()).rows == rows, f"{route} writes after its answer"
     assert not witness.sightings
 
 
@@ -124,5 +124,5 @@ async def test_a_commit_after_the_answer_would_be_seen(
     async with AsyncClient(transport=ASGITransport(app=witness), base_url="http://late") as client:
         assert (await client.post("/late", json=SETOSA)).status_code == 200
     assert witness.sightings == [Sighting(open_writes=int(flushes), rows=0)]
-    assert (await witness.look()).rows == 1
+    assert (await witness.check_server()).rows == 1
     await engine.dispose()

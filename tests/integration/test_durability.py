@@ -16,7 +16,7 @@ from tests.integration.trouble import (
     until_pooler_tries_again,
 )
 
-from iris_api.database.session import refuse_unsafe
+from iris_api.database.session import require_durable
 from iris_api.errors import DatabaseUnsafe
 from iris_api.settings import Settings
 
@@ -89,13 +89,13 @@ async def test_an_unsafe_database_serves_those_who_say_so(
     settings: Settings, connection: asyncpg.Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:
     allowed = settings.model_copy(update={"allow_unsafe_database": True})
-    await refuse_unsafe(allowed)
+    await require_durable(allowed)
     async with running(allowed) as client:
         assert (await client.get("/readyz")).status_code == 200
         assert (await client.post("/predict", json=SETOSA)).status_code == 200
         assert (await client.post("/predict/batch", json=BATCH)).status_code == 200
     assert await count_rows(connection) == 4
-    assert "the database may lose what it has confirmed" in capsys.readouterr().out
+    assert "database_not_durable" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("value", SAFE)
@@ -103,7 +103,7 @@ async def test_a_database_that_flushes_its_own_log_is_safe(
     database: URL, settings: Settings, value: str
 ) -> None:
     await asyncio.to_thread(set_commit, database, value)
-    await refuse_unsafe(settings)
+    await require_durable(settings)
     async with running(settings) as client:
         assert (await client.get("/readyz")).status_code == 200
 
@@ -136,7 +136,7 @@ async def test_a_connection_that_becomes_unsafe_is_noticed_by_who_asks_for_readi
 @pytest.mark.usefixtures("unsafe")
 async def test_an_unsafe_database_is_found_before_anything_is_served(settings: Settings) -> None:
     with pytest.raises(DatabaseUnsafe, match="synchronous_commit off"):
-        await refuse_unsafe(settings)
+        await require_durable(settings)
 
 
 async def test_a_database_that_is_not_there_is_not_called_unsafe(
@@ -145,4 +145,4 @@ async def test_a_database_that_is_not_there_is_not_called_unsafe(
     for url in (server_url.set(database="iris_nowhere"), "postgresql://a:b@127.0.0.1:9/iris"):
         text = url if isinstance(url, str) else url.render_as_string(hide_password=False)
         changes = {**settings.model_dump(exclude={"database_url"}), "database_url": text}
-        await refuse_unsafe(Settings.model_validate(changes))
+        await require_durable(Settings.model_validate(changes))

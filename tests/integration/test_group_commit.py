@@ -7,7 +7,7 @@ from httpx2 import AsyncClient, Response
 from tests.integration.support import KILLER, POISON, SETOSA, assert_problem
 from tests.integration.trouble import until_blocked, writes_held_up
 
-from iris_api.callers import ANYBODY
+from iris_api.callers import ANONYMOUS_CALLER
 from iris_api.database import IrisFeatures
 from iris_api.errors import DatabaseUnavailable, NotStored, OutcomeUnknown
 from iris_api.iris import ClassPrediction
@@ -78,7 +78,7 @@ async def test_a_half_that_was_never_sent_is_not_called_unknown(
 ) -> None:
     answer = ClassPrediction(0, "setosa", None, None)
     group = [
-        NewPrediction(ANYBODY, IrisFeatures(**features).as_row(), answer)
+        NewPrediction(ANONYMOUS_CALLER, IrisFeatures(**features).as_row(), answer)
         for features in (POISON, KILLER, SETOSA, SETOSA)
     ]
     record = app.state.resources.recorder.record
@@ -95,7 +95,7 @@ async def test_a_row_that_the_driver_cannot_encode_fails_alone(
     app: FastAPI, client: AsyncClient, connection: asyncpg.Connection
 ) -> None:
     row = IrisFeatures(**SETOSA).as_row()
-    broken = NewPrediction(ANYBODY, row, ClassPrediction(2**40, "setosa", None, None))
+    broken = NewPrediction(ANONYMOUS_CALLER, row, ClassPrediction(2**40, "setosa", None, None))
     record = app.state.resources.recorder.record
     neighbour = asyncio.create_task(ask(client, SETOSA))
     with pytest.raises(NotStored) as refused:

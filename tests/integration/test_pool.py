@@ -20,9 +20,9 @@ from tests.integration.support import (
     make_key,
 )
 
-from iris_api.callers import ANYBODY
+from iris_api.callers import ANONYMOUS_CALLER
 from iris_api.database import IrisFeatures, create_engine
-from iris_api.database.pool import watch_of
+from iris_api.database.pool import guard_of
 from iris_api.errors import DatabaseUnavailable, NotStored
 from iris_api.iris import ClassPrediction
 from iris_api.recording.inserts import NewPrediction, batch_transaction
@@ -43,7 +43,7 @@ async def test_a_new_connection_is_used_though_others_were_lost_meanwhile(
 
     def lose_the_others(connection: Any, entry: Any) -> None:
         made.append(connection)
-        watch_of(entry).distrust()
+        guard_of(entry).invalidate_all()
 
     await whenever_one_is_made(app, lose_the_others)
     for number in range(1, 4):  # each of them is distrusted at its second use
@@ -152,7 +152,7 @@ async def test_trouble_of_a_half_is_not_forgotten_for_the_other_half_was_refused
     """)
     answer = ClassPrediction(0, "setosa", None, None)
     group = [
-        NewPrediction(ANYBODY, IrisFeatures(**features).as_row(), answer)
+        NewPrediction(ANONYMOUS_CALLER, IrisFeatures(**features).as_row(), answer)
         for features in (POISON, SETOSA)
     ]
     record = app.state.resources.recorder.record

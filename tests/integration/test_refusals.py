@@ -6,7 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from iris_api.database.migrations import migrate
-from iris_api.embedded.postgres import database_of
+from iris_api.embedded.postgres import provide_database
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
 
@@ -35,5 +35,5 @@ def test_a_database_url_that_leads_nowhere_is_named(url: str) -> None:
 def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     settings = Settings(data_dir=tmp_path / "file")
-    with pytest.raises(ConfigurationError, match="IRIS_DATA_DIR"), database_of(settings):
+    with pytest.raises(ConfigurationError, match="IRIS_DATA_DIR"), provide_database(settings):
         pass

@@ -20,14 +20,14 @@ from tests.integration.trouble import (
 
 from iris_api.auth import key_cache
 from iris_api.auth.api_keys import create_api_key, find_callers, revoke_api_key
-from iris_api.auth.key_cache import Keyring
+from iris_api.auth.key_cache import ApiKeyCache
 from iris_api.callers import Caller
-from iris_api.database.session import one_session
+from iris_api.database.session import session_scope
 from iris_api.settings import Settings
 
 
 async def test_a_key_expires_on_time(guarded: FastAPI, keyed: Settings) -> None:
-    async with one_session(keyed) as session:
+    async with session_scope(keyed) as session:
         row, token = await create_api_key(session, "one", ["read"], timedelta(seconds=1))
     assert row.expires_at is not None
     async with client_of(guarded, Authorization=f"Bearer {token}") as client:
@@ -41,7 +41,7 @@ async def test_a_key_expires_on_time(guarded: FastAPI, keyed: Settings) -> None:
 async def test_a_revoked_key_is_refused_as_soon_as_what_was_known_is_forgotten(
     guarded: FastAPI, keyed: Settings
 ) -> None:
-    async with one_session(keyed) as session:
+    async with session_scope(keyed) as session:
         row, token = await create_api_key(session, "one", ["read"])
         async with client_of(guarded, Authorization=f"Bearer {token}") as client:
             assert (await client.get("/predictions")).status_code == 200
@@ -53,7 +53,7 @@ async def test_a_revoked_key_is_refused_as_soon_as_what_was_known_is_forgotten(
 async def test_a_key_that_is_revoked_again_keeps_the_time_of_the_first(
     keyed: Settings, connection: asyncpg.Connection
 ) -> None:
-    async with one_session(keyed) as session:
+    async with session_scope(keyed) as session:
         row, _ = await create_api_key(session, "one", ["read"])
         times = []
         for _ in range(2):
@@ -66,7 +66,7 @@ async def test_a_key_that_is_revoked_again_keeps_the_time_of_the_first(
 async def test_a_key_that_is_revoked_while_it_is_asked_for_is_remembered_no_longer(
     guarded: FastAPI, keyed: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with one_session(keyed) as session:
+    async with session_scope(keyed) as session:
         row, token = await create_api_key(session, "one", ["read"])
 
     async def find_slowly(session: AsyncSession, digests: Collection[bytes]) -> dict[bytes, Caller]:
@@ -76,9 +76,9 @@ async def test_a_key_that_is_revoked_while_it_is_asked_for_is_remembered_no_long
         return found
 
     monkeypatch.setattr(key_cache, "find_callers", find_slowly)
-    keys = Keyring(guarded.state.resources.session_factory, remember=0.2)
-    assert await keys.caller_of(token) is not None
-    assert await keys.caller_of(token) is None
+    keys = ApiKeyCache(guarded.state.resources.session_factory, remember=0.2)
+    assert await keys.authenticate(token) is not None
+    assert await keys.authenticate(token) is None
 
 
 async def test_a_key_is_asked_for_once_while_it_is_remembered(
@@ -109,7 +109,7 @@ async def test_known_keys_are_believed_while_the_database_is_gone_until_they_are
         assert (await client.get("/model")).status_code == 200
         # The key is known; it is the prediction for which there is no database.
         assert_problem(await predict_once_noticed(client), 503, "database-unavailable")
-        app.state.resources.keyring._remembered.clear()  # as time will
+        app.state.resources.api_key_cache._remembered.clear()  # as time will
         for route in CLOSED:
             assert_problem(await ask(client, route, {}), 503, "database-unavailable")
         await asyncio.to_thread(execute, server_url, f"{allow} true")
@@ -141,14 +141,14 @@ async def test_a_flood_of_unknown_keys_takes_one_connection(
         )
         <= 1
     )
-    assert len(resources.keyring._remembered) <= 10_000
+    assert len(resources.api_key_cache._remembered) <= 10_000
 
 
 async def test_what_is_remembered_of_keys_is_bounded(
     guarded: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("iris_api.auth.key_cache._MAX_REMEMBERED", 50)
-    keyring = guarded.state.resources.keyring
+    api_key_cache = guarded.state.resources.api_key_cache
     for first in range(0, 500, 100):
-        await asyncio.gather(*(keyring.caller_of(f"{first + n}") for n in range(100)))
-        assert len(keyring._remembered) == 50
+        await asyncio.gather(*(api_key_cache.authenticate(f"{first + n}") for n in range(100)))
+        assert len(api_key_cache._remembered) == 50

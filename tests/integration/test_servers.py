@@ -21,7 +21,7 @@ from tests.integration.trouble import (
 )
 
 from iris_api.database import IrisFeatures, IrisPrediction, create_prediction
-from iris_api.database.session import refuse_unsafe
+from iris_api.database.session import require_durable
 from iris_api.errors import DatabaseUnavailable
 from iris_api.settings import Settings
 
@@ -168,7 +168,7 @@ async def test_a_server_that_takes_no_writes_is_not_ready(
         response = await client.post("/predict", json=SETOSA)
         body = assert_problem(response, 503, "database-unavailable")
         assert "takes no writes" in body["detail"]
-        await refuse_unsafe(settings)  # it starts all the same: the primary may come back
+        await require_durable(settings)  # it starts all the same: the primary may come back
         await asyncio.to_thread(execute, server_url, f"{set_default} = off")
         assert await checks(client) == dict.fromkeys(PARTS, "ok")
         assert (await client.post("/predict", json=SETOSA)).status_code == 200

@@ -11,7 +11,7 @@ from tests.conftest import dsn_of
 from tests.integration.support import SETOSA, assert_problem, count_rows, running
 
 from iris_api.database.migrations import migrate
-from iris_api.embedded.postgres import database_of
+from iris_api.embedded.postgres import provide_database
 from iris_api.settings import Settings
 
 KEY = {"Idempotency-Key": "mine"}
@@ -29,7 +29,7 @@ async def name_standbys(connection: asyncpg.Connection, names: str) -> None:
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[Settings]:
     """A server of the test's own, for the parameter is the whole server's."""
-    with database_of(Settings(data_dir=tmp_path / "server"), exclusive=True) as settings:
+    with provide_database(Settings(data_dir=tmp_path / "server"), exclusive=True) as settings:
         migrate(settings)
         yield settings
 

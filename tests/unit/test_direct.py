@@ -7,7 +7,7 @@ from httpx2 import ASGITransport, AsyncClient
 from pydantic import BaseModel
 
 from iris_api.errors import NotFound
-from iris_api.web.json_route import DirectMiddleware, DirectRoute
+from iris_api.web.json_route import JsonRoute, JsonRouteMiddleware
 from iris_api.web.problems import install_problem_handlers
 
 
@@ -31,9 +31,9 @@ def app_with(endpoint: Any, *, directly: bool = False) -> FastAPI:
     """An application that finds the route through its router, or ``directly``."""
     app = FastAPI()
     install_problem_handlers(app)
-    app.router.routes.append(DirectRoute("/double", endpoint, methods=["POST"]))
+    app.router.routes.append(JsonRoute("/double", endpoint, methods=["POST"]))
     if directly:
-        app.add_middleware(DirectMiddleware, routes=app.router.routes)
+        app.add_middleware(JsonRouteMiddleware, routes=app.router.routes)
     return app
 
 
@@ -133,7 +133,7 @@ async def test_a_client_that_leaves_during_its_body_is_not_answered() -> None:
 
     headers = [(b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/double", "headers": headers}
-    await DirectRoute("/double", double, methods=["POST"]).handle(scope, receive, send)
+    await JsonRoute("/double", double, methods=["POST"]).handle(scope, receive, send)
     assert not messages
 
 
@@ -147,4 +147,4 @@ async def a_generator(body: Body, path: Annotated[str, Depends(yielding)]) -> No
 @pytest.mark.parametrize("endpoint", [other_parameter, two_bodies, no_body, a_chain, a_generator])
 def test_what_the_route_would_not_run_is_refused_at_definition(endpoint: Any) -> None:
     with pytest.raises(TypeError):
-        DirectRoute("/double", endpoint, methods=["POST"])
+        JsonRoute("/double", endpoint, methods=["POST"])

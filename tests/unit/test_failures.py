@@ -33,17 +33,17 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from iris_api.database.causes import describe_cause, log_cause
 from iris_api.database.failures import (
-    as_told_to_operators,
     driver_error_of,
-    is_connection_spent,
     is_outcome_unknown,
+    operator_message,
     problem_of,
     problem_of_write,
+    should_discard,
     sqlstate_of,
     translates_failures,
 )
 from iris_api.errors import DatabaseUnavailable, Problem, SchemaOutdated
-from iris_api.recording.idempotent import blame_of
+from iris_api.recording.idempotent import find_key_failure
 
 UNREACHABLE: list[Exception] = [
     OSError("Name or service not known"),
@@ -145,7 +145,7 @@ def test_who_runs_a_command_is_not_told_that_nothing_was_stored(
 ) -> None:
     problem = problem_of(error)
     assert problem is not None
-    assert as_told_to_operators(problem) == told
+    assert operator_message(problem) == told
 
 
 @pytest.mark.parametrize("orig", [Exception("connection is closed"), AdminShutdownError("a")])
@@ -228,9 +228,9 @@ def test_no_error_makes_the_handling_of_errors_fail() -> None:
         problem = problem_of_write(error)
         assert problem is None or problem.__cause__ is error
         assert isinstance(is_outcome_unknown(error), bool)
-        assert isinstance(is_connection_spent(error), bool)
+        assert isinstance(should_discard(error), bool)
         assert describe_cause(error)["error"]
-        blame_of(error)
+        find_key_failure(error)
         log_cause(problem or DatabaseUnavailable("a"))
 
 

@@ -111,7 +111,7 @@ async def test_an_unexpected_failure_is_logged_and_answered(
     assert b'"request_id": "mine"' in body["body"]
     assert b"n0t-to-be-told" not in body["body"]
     assert [(line["event"], line["path"]) for line in logs] == [
-        ("unhandled error", "/predict"),
+        ("unhandled_error", "/predict"),
         ("request", "/predict"),
     ]
     assert logs[0]["exc_info"]
@@ -123,7 +123,7 @@ async def test_a_failure_after_the_answer_has_begun_breaks_it_off(
 ) -> None:
     with capture_logs() as logs, pytest.raises(ArithmeticError, match="midway"):
         await exchange(fail_midway)
-    assert logs[0]["event"] == "unhandled error"
+    assert logs[0]["event"] == "unhandled_error"
     assert counted(metrics, "GET", "unmatched", 200) == 1
     assert request_id_of_context.get() is None
 

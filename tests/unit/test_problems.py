@@ -175,7 +175,7 @@ def test_a_problem_is_rendered_as_rfc_9457_has_it() -> None:
         request_id_of_context.reset(token)
     assert body == {
         "type": "urn:iris-api:problem:database-unavailable",
-        "title": "The database is not available",
+        "title": "Database unavailable",
         "status": 503,
         "detail": "Gone.",
         "instance": "/predict",

@@ -18,7 +18,7 @@ ASKING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 def hearing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(signals, "_state", signals._State())
     before = {number: signal.getsignal(number) for number in ASKING}
-    signals.end_on_signals()
+    signals.install_handlers()
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -42,7 +42,7 @@ def test_a_signal_unwinds_the_stack_and_exits_with_0(number: signal.Signals) -> 
 
 def test_what_nohup_has_ignored_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signals.end_on_signals()
+    signals.install_handlers()
     signal.raise_signal(signal.SIGHUP)
 
 
@@ -50,9 +50,9 @@ def test_a_held_block_is_not_broken_off_and_is_the_last() -> None:
     done: list[str] = []
 
     def work() -> None:
-        with signals.held() as is_asked:
+        with signals.defer_signals() as is_asked:
             assert not is_asked()
-            with signals.held(lambda: done.append("told")):
+            with signals.defer_signals(lambda: done.append("told")):
                 signal.raise_signal(signal.SIGTERM)
                 done.append("inner")
             assert is_asked()
@@ -64,7 +64,7 @@ def test_a_held_block_is_not_broken_off_and_is_the_last() -> None:
     assert done == ["told", "inner", "outer"]
 
 
-@signals.held()
+@signals.defer_signals()
 def _fail_amid_a_signal() -> None:
     signal.raise_signal(signal.SIGTERM)
     raise LookupError("a program fails that the terminal has told as well")
@@ -84,7 +84,7 @@ def test_a_signal_that_a_destructor_has_swallowed_is_heard_at_the_next_block() -
     told = []
     ends = Ends()
     del ends
-    with pytest.raises(SystemExit), signals.held(lambda: told.append(True)):
+    with pytest.raises(SystemExit), signals.defer_signals(lambda: told.append(True)):
         assert told == [True]
 
 

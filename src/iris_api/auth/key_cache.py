@@ -14,7 +14,7 @@ _MAX_WAITING = 1024
 _MAX_WAIT = 3.0  # seconds
 
 
-class Keyring:
+class ApiKeyCache:
     """Finds the callers of API keys.
 
     What was found is believed for ``remember`` seconds, so that a request costs no query; that is
@@ -31,7 +31,7 @@ class Keyring:
             self._ask, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING, max_wait=_MAX_WAIT
         )
 
-    async def caller_of(self, token: str) -> Caller | None:
+    async def authenticate(self, token: str) -> Caller | None:
         """The caller; None where the key is not valid.
 
         Raises `Overloaded`, `DatabaseUnavailable` or `SchemaOutdated` where nobody can say.

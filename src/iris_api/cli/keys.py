@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import typer
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.markup import escape
 
 from iris_api import signals
@@ -12,8 +12,8 @@ from iris_api.auth.api_keys import create_api_key, list_api_keys, revoke_api_key
 from iris_api.callers import SCOPES
 from iris_api.cli.console import begin
 from iris_api.database.models import ApiKey
-from iris_api.database.session import one_session
-from iris_api.embedded.postgres import database_of
+from iris_api.database.session import session_scope
+from iris_api.embedded.postgres import provide_database
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
 
@@ -34,13 +34,13 @@ def create(client: str, scopes: list[str], days: int | None) -> None:
     settings, _ = begin()
 
     async def make(settings: Settings) -> tuple[ApiKey, str]:
-        async with one_session(settings) as session:
+        async with session_scope(settings) as session:
             lifetime = None if days is None else timedelta(days=days)
             return await create_api_key(session, client, scopes, lifetime)
 
-    with database_of(settings) as with_database:
+    with provide_database(settings) as with_database:
         row, token = signals.run(make(with_database))
-    Console(stderr=True, soft_wrap=True).print(
+    RichConsole(stderr=True, soft_wrap=True).print(
         f"Key {row.id} of {escape(client)}, for {', '.join(row.scopes)}. It cannot be shown again. "
         "Send it as `Authorization: Bearer ...`."
     )
@@ -49,15 +49,15 @@ def create(client: str, scopes: list[str], days: int | None) -> None:
 
 def list_all() -> None:
     """List all API keys, without the keys themselves."""
-    settings, narrator = begin()
+    settings, console = begin()
 
     async def read(settings: Settings) -> Sequence[ApiKey]:
-        async with one_session(settings) as session:
+        async with session_scope(settings) as session:
             return await list_api_keys(session)
 
-    with database_of(settings) as with_database:
+    with provide_database(settings) as with_database:
         rows = signals.run(read(with_database))
-    narrator.tabulate(
+    console.table(
         ["id", "client", "scopes", "made", "expires", "revoked"],
         [
             [
@@ -73,17 +73,17 @@ def list_all() -> None:
 
 def revoke(key_id: int) -> None:
     """Revoke an API key, for good. Raises `ConfigurationError` where there is none of this id."""
-    settings, narrator = begin()
+    settings, console = begin()
 
     async def end(settings: Settings) -> bool:
-        async with one_session(settings) as session:
+        async with session_scope(settings) as session:
             return await revoke_api_key(session, key_id)
 
-    with database_of(settings) as with_database:
+    with provide_database(settings) as with_database:
         found = signals.run(end(with_database))
     if not found:
         raise ConfigurationError(f"There is no key {key_id}. `iris-api keys list` shows them all.")
-    narrator.tell(
+    console.info(
         f"Key {key_id} is revoked; within {settings.key_cache_seconds:g} s no worker takes it"
     )
 

@@ -1,19 +1,19 @@
 """``iris-api migrate``."""
 
-from iris_api.cli.console import Narrator, begin
+from iris_api.cli.console import Console, begin
 from iris_api.database import migrations
-from iris_api.embedded.postgres import database_of
+from iris_api.embedded.postgres import provide_database
 from iris_api.settings import Settings
 
 
 def migrate() -> None:
     """Bring the schema of the settings' database to this release's revision."""
-    settings, narrator = begin()
-    with database_of(settings, report=narrator.tell) as with_database:
-        migrate_database(with_database, narrator)
+    settings, console = begin()
+    with provide_database(settings, report=console.info) as with_database:
+        migrate_database(with_database, console)
 
 
-def migrate_database(settings: Settings, narrator: Narrator) -> None:
+def migrate_database(settings: Settings, console: Console) -> None:
     """The same, of a database that is there, and tell the revision."""
-    revision = migrations.migrate(settings, report=narrator.tell)
-    narrator.tell(f"The schema is at revision {revision}")
+    revision = migrations.migrate(settings, report=console.info)
+    console.info(f"The schema is at revision {revision}")

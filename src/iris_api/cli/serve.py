@@ -4,28 +4,28 @@ from iris_api import signals
 from iris_api.cli.console import begin
 from iris_api.cli.migrate import migrate_database
 from iris_api.cli.train import train_if_missing
-from iris_api.database.session import refuse_unsafe
-from iris_api.embedded.postgres import database_of
+from iris_api.database.session import require_durable
+from iris_api.embedded.postgres import provide_database
 from iris_api.server.listener import listen
-from iris_api.server.run import call_when_answering, run
+from iris_api.server.run import run, when_ready
 
 
 def serve(*, prepare: bool) -> None:
     """Serve until a signal comes; with ``prepare``, migrate and train first, where needed."""
-    settings, narrator = begin()
+    settings, console = begin()
     with (
         listen(settings) as listener,
-        database_of(settings, exclusive=True, report=narrator.tell) as with_database,
+        provide_database(settings, exclusive=True, report=console.info) as with_database,
     ):
         if prepare or settings.database_url is None:
-            migrate_database(with_database, narrator)
-            train_if_missing(settings, narrator)
-        signals.run(refuse_unsafe(with_database))
+            migrate_database(with_database, console)
+            train_if_missing(settings, console)
+        signals.run(require_durable(with_database))
         if settings.database_url is not None:
-            narrator.warn(
+            console.warn(
                 "fsync, full_page_writes and synchronous_commit are looked at; what cannot be: "
                 "whether the disk keeps what it confirms, and whether a standby has it before a "
                 "failover (docs/promises.md)"
             )
-        call_when_answering(listener, narrator.greet)
+        when_ready(listener, console.print_ready)
         run(with_database, listener)

@@ -2,7 +2,7 @@
 
 import typer
 
-from iris_api.cli.console import Narrator, begin
+from iris_api.cli.console import Console, begin
 from iris_api.errors import ConfigurationError
 from iris_api.inference import training
 from iris_api.inference.artifact import MANIFEST_NAME, Scores
@@ -15,24 +15,22 @@ def train(candidate: str | None) -> None:
         raise typer.BadParameter(
             f"There is no such candidate. Take one of {', '.join(training.CANDIDATES)}."
         )
-    settings, narrator = begin()
-    _train(settings, narrator, candidate)
-    narrator.tell("A service that runs already takes it when it is restarted")
+    settings, console = begin()
+    _train(settings, console, candidate)
+    console.info("A service that runs already takes it when it is restarted")
 
 
-def train_if_missing(settings: Settings, narrator: Narrator) -> None:
+def train_if_missing(settings: Settings, console: Console) -> None:
     """Train, unless there is a model, or one is pinned, which no training here could give."""
     if settings.model_sha256 is None and not (settings.model_dir / MANIFEST_NAME).exists():
-        _train(settings, narrator, None)
+        _train(settings, console, None)
 
 
-def _train(settings: Settings, narrator: Narrator, candidate: str | None) -> None:
+def _train(settings: Settings, console: Console, candidate: str | None) -> None:
     def report(name: str, scores: Scores) -> None:
-        narrator.tell(
-            f"  {name:<30} accuracy {scores.accuracy:.3f}  log loss {scores.log_loss:.4f}"
-        )
+        console.info(f"  {name:<30} accuracy {scores.accuracy:.3f}  log loss {scores.log_loss:.4f}")
 
-    narrator.tell("Training a model, scored by cross-validation:")
+    console.info("Training a model, scored by cross-validation:")
     try:
         manifest = training.train(settings.model_dir, candidate=candidate, report=report)
     except OSError as error:
@@ -40,4 +38,4 @@ def _train(settings: Settings, narrator: Narrator, candidate: str | None) -> Non
             f"The model could not be written to {settings.model_dir}: {error.strerror}. "
             "Set IRIS_DATA_DIR to a folder that can be written."
         ) from None
-    narrator.tell(f"The model is {manifest.version}, in {settings.model_dir.resolve()}")
+    console.info(f"The model is {manifest.version}, in {settings.model_dir.resolve()}")

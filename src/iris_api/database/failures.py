@@ -36,7 +36,7 @@ _UNAVAILABLE_CODES = (
     "55000",  # object_not_in_prerequisite_state: a database that takes no connections
     "55P03",  # lock_not_available
 )
-_TO_BE_MENDED = {
+_OPERATOR_HINTS = {
     "28": "PostgreSQL refuses the user or the password. Check those of IRIS_DATABASE_URL, and "
     "whether pg_hba.conf lets them in.",
     "3D": "PostgreSQL has no such database. Check the one of IRIS_DATABASE_URL, or create it.",
@@ -45,18 +45,18 @@ _TO_BE_MENDED = {
     "lists.",
 }
 """What only those who run the service can mend, by how the code begins."""
-_TOLD_BY_POOLER = {
+_PGBOUNCER_HINTS = {
     "unsupported startup parameter": "This is PgBouncer, which refuses a parameter. Set "
     "IRIS_DATABASE_PGBOUNCER=true.",
-    'database ".*" does not exist|no such database': _TO_BE_MENDED["3D"],
-    'role ".*" does not exist|no such user|authentication failed': _TO_BE_MENDED["28"],
+    'database ".*" does not exist|no such database': _OPERATOR_HINTS["3D"],
+    'role ".*" does not exist|no such user|authentication failed': _OPERATOR_HINTS["28"],
 }
 """The same by the message: PgBouncer has one code, 08P01, for all that it has to say."""
 _OUTDATED_CODES = ("42P01", "42703")  # undefined_table, undefined_column
 # The backend is gone, by admin_shutdown, crash_shutdown or a lost connection, perhaps after it had
 # committed; or it says itself that it does not know (statement_completion_unknown).
 _BROKEN_OFF = ("08", "40003", "57P01", "57P02")
-_LAST_WORDS = ("FATAL", "PANIC")
+_FATAL = ("FATAL", "PANIC")
 """Severities that end the backend. A mere ERROR has rolled the transaction back."""
 _ROW_CLASSES = ("22", "23", "P0")  # data exception, constraint violation, raised by a trigger
 NOT_AS_SENT = "not stored as sent"
@@ -147,11 +147,11 @@ def _problem_of(error: Exception) -> Problem | None:
     code = sqlstate_of(error)
     if code in _OUTDATED_CODES:
         return SchemaOutdated(f"The database lacks what this release needs. {MIGRATE_HINT}")
-    if _has_broken_off(error):
+    if _is_disconnect(error):
         return DatabaseUnavailable(f"PostgreSQL broke off. {_RETRY_HINT}")
     if code.startswith((*_UNAVAILABLE_CLASSES, *_UNAVAILABLE_CODES)):
         return DatabaseUnavailable(f"PostgreSQL refused (SQLSTATE {code}). {_RETRY_HINT}")
-    if _severity_of(error) in _LAST_WORDS:
+    if _severity_of(error) in _FATAL:
         return DatabaseUnavailable(f"PostgreSQL broke off (SQLSTATE {code}). {_RETRY_HINT}")
     return None
 
@@ -198,13 +198,13 @@ def advice_on(error: BaseException | None) -> str | None:
     code = sqlstate_of(error)
     if code == "08P01":
         message = message_of(error)
-        told = (advice for words, advice in _TOLD_BY_POOLER.items() if re.search(words, message))
+        told = (advice for words, advice in _PGBOUNCER_HINTS.items() if re.search(words, message))
     else:
-        told = (advice for begin, advice in _TO_BE_MENDED.items() if code.startswith(begin))
+        told = (advice for begin, advice in _OPERATOR_HINTS.items() if code.startswith(begin))
     return next(told, None)
 
 
-def as_told_to_operators(problem: Problem) -> str:
+def operator_message(problem: Problem) -> str:
     """The detail for who runs a command, and has sent nothing that could be stored."""
     return problem.detail.replace(
         _RETRY_HINT, "Check IRIS_DATABASE_URL, or try again soon."
@@ -227,13 +227,13 @@ def is_outcome_unknown(error: Exception) -> bool:
         return False
     code = sqlstate_of(error)
     if code:
-        return code.startswith(_BROKEN_OFF) or _severity_of(error) in _LAST_WORDS
+        return code.startswith(_BROKEN_OFF) or _severity_of(error) in _FATAL
     return isinstance(error, (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)) or (
         isinstance(error, DBAPIError) and error.connection_invalidated
     )
 
 
-def is_connection_spent(error: Exception) -> bool:
+def should_discard(error: Exception) -> bool:
     """Whether the connection is of no use any more, though it may still be open."""
     return is_outcome_unknown(error) or sqlstate_of(error) == READ_ONLY
 
@@ -269,7 +269,7 @@ def _severity_of(error: Exception) -> str | None:
     return severity
 
 
-def _has_broken_off(error: Exception) -> bool:
+def _is_disconnect(error: Exception) -> bool:
     if isinstance(error, DBAPIError):
         is_of_a_row = sqlstate_of(error).startswith(_ROW_CLASSES)  # by a COMMIT
         return error.connection_invalidated and not is_of_a_row

@@ -3,7 +3,7 @@
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from iris_api.database.failures import translates_failures
-from iris_api.database.pool import watch_of
+from iris_api.database.pool import guard_of
 from iris_api.database.transactions import driver_transaction
 
 
@@ -15,4 +15,4 @@ async def ping(session: AsyncSession) -> None:
     """
     connection = await (await session.connection()).get_raw_connection()
     async with driver_transaction(connection, writes=False) as driver:
-        await watch_of(connection).look(driver)
+        await guard_of(connection).check_server(driver)

@@ -19,7 +19,7 @@ from iris_api.database.causes import describe_cause
 from iris_api.database.failures import (
     MIGRATE_HINT,
     advice_on,
-    as_told_to_operators,
+    operator_message,
     problem_of,
     translates_failures,
 )
@@ -132,7 +132,7 @@ def _reason_of(error: OSError | DBAPIError) -> str:
     problem = problem_of(error)
     if problem is not None:
         return (
-            f"{as_told_to_operators(problem)} If another process is migrating, wait for it and run "
+            f"{operator_message(problem)} If another process is migrating, wait for it and run "
             "`iris-api migrate` again."
         )
     cause = describe_cause(error)
@@ -156,7 +156,7 @@ async def _wait_for_revision(settings: Settings, report: Callable[[str], None]) 
             except SchemaOutdated as problem:
                 raise ConfigurationError(problem.detail) from problem
             except DatabaseUnavailable as problem:
-                reason = as_told_to_operators(problem)
+                reason = operator_message(problem)
                 if advice_on(problem.__cause__) is not None:
                     raise ConfigurationError(reason) from problem
                 if not is_told:

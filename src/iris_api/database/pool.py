@@ -45,7 +45,7 @@ _SERVER = """
 log = structlog.get_logger("iris_api")
 
 
-class PoolWatch:
+class ConnectionGuard:
     """Keeps an engine's pool from handing out a connection that would not do.
 
     Each connection's server is looked at when it is made, for after a failover it is another one,
@@ -69,14 +69,14 @@ class PoolWatch:
         event.listen(engine.pool, "checkin", _on_checkin)
         event.listen(engine, "handle_error", _on_error)
 
-    def distrust(self) -> None:
+    def invalidate_all(self) -> None:
         """Have each connection that is open now replaced before its next use.
 
         Where one was lost, the others may be as dead without anybody having been told.
         """
         self._distrusted_at = time.monotonic()
 
-    async def look(self, driver: Driver) -> list[str]:
+    async def check_server(self, driver: Driver) -> list[str]:
         """Look at the server; return what of it is unsafe, where that is allowed.
 
         Raises `DatabaseUnavailable` where it takes no writes, `DatabaseUnsafe` where it may lose
@@ -86,14 +86,14 @@ class PoolWatch:
         assert server is not None, "without FROM, it is one row"  # noqa: S101
         is_read_only, off, unlogged = server
         if is_read_only:
-            self.distrust()
+            self.invalidate_all()
             raise DatabaseUnavailable(
                 "PostgreSQL takes no writes: it is a standby, or default_transaction_read_only is "
                 "on. Nothing was stored. Try again soon."
             )
         unsafe = [f"{name} off" for name in off] + [f"{name} UNLOGGED" for name in unlogged]
         if unsafe and not self._allow_unsafe:
-            self.distrust()
+            self.invalidate_all()
             raise DatabaseUnsafe(
                 f"PostgreSQL runs with {', '.join(unsafe)}, so it may lose what it has confirmed. "
                 "Turn the settings on, ALTER TABLE ... SET LOGGED, or set "
@@ -109,14 +109,14 @@ class PoolWatch:
         async def look(driver: Driver) -> list[str]:
             try:
                 async with driver.transaction():  # for PgBouncer
-                    return await self.look(driver)
+                    return await self.check_server(driver)
             except BaseException:
                 driver.terminate()
                 raise
 
         unsafe = cast(AsyncAdapt_asyncpg_connection, connection).run_async(look)
         if unsafe:
-            log.warning("the database may lose what it has confirmed", unsafe=unsafe)
+            log.warning("database_not_durable", unsafe=unsafe)
 
     def _on_checkout(
         self, connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object
@@ -163,7 +163,7 @@ def _on_checkin(connection: DBAPIConnection | None, record: ConnectionPoolEntry)
         cast(Any, connection).driver_connection.terminate()
 
 
-def watch_of(connection: PoolProxiedConnection) -> PoolWatch:
+def guard_of(connection: PoolProxiedConnection) -> ConnectionGuard:
     """The watch of the pool that the connection belongs to."""
-    watch: PoolWatch = connection.info[_WATCH]
+    watch: ConnectionGuard = connection.info[_WATCH]
     return watch

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import DeclarativeBase
 
-from iris_api.database.pool import NETWORK_SECONDS, PoolWatch
+from iris_api.database.pool import NETWORK_SECONDS, ConnectionGuard
 from iris_api.database.url import database_url
 from iris_api.errors import DatabaseUnavailable
 from iris_api.settings import Settings
@@ -55,7 +55,7 @@ def create_engine(settings: Settings) -> AsyncEngine:
         hide_parameters=True,  # a user's input belongs neither in a log nor in an error
         connect_args=_connect_args(settings),
     )
-    PoolWatch(settings, Base.metadata.tables).attach(engine.sync_engine)
+    ConnectionGuard(settings, Base.metadata.tables).attach(engine.sync_engine)
     return engine
 
 
@@ -129,7 +129,7 @@ def create_session_factory(engine: AsyncEngine) -> SessionFactory:
 
 
 @asynccontextmanager
-async def one_session(settings: Settings) -> AsyncIterator[AsyncSession]:
+async def session_scope(settings: Settings) -> AsyncIterator[AsyncSession]:
     """A session on an engine of its own, for a command that ends soon."""
     engine = create_engine(settings)
     try:
@@ -139,7 +139,7 @@ async def one_session(settings: Settings) -> AsyncIterator[AsyncSession]:
         await engine.dispose()
 
 
-async def refuse_unsafe(settings: Settings) -> None:
+async def require_durable(settings: Settings) -> None:
     """Raise `DatabaseUnsafe` where PostgreSQL answers, and would lose what it has confirmed.
 
     Where it does not answer, or takes no writes yet, the service starts, and is not ready.
@@ -152,5 +152,5 @@ async def refuse_unsafe(settings: Settings) -> None:
         asyncpg.InternalClientError,
         DatabaseUnavailable,
     ):
-        async with one_session(settings) as session:
+        async with session_scope(settings) as session:
             await session.connection()

@@ -11,14 +11,14 @@ from asyncpg.transaction import Transaction
 from sqlalchemy import PoolProxiedConnection
 
 from iris_api.batching import CancelledWhileStoring
-from iris_api.database.failures import is_connection_spent, is_outcome_unknown
-from iris_api.database.pool import Driver, watch_of
+from iris_api.database.failures import is_outcome_unknown, should_discard
+from iris_api.database.pool import Driver, guard_of
 from iris_api.errors import DatabaseUnavailable, OutcomeUnknown
 
 log = structlog.get_logger("iris_api")
 
 
-def give_back(connection: PoolProxiedConnection) -> None:
+def return_to_pool(connection: PoolProxiedConnection) -> None:
     """Return the connection to its pool. Raises nothing: what was committed on it is committed."""
     try:
         connection.close()
@@ -40,7 +40,7 @@ async def driver_transaction(
     before anything was sent.
     """
     driver = cast(Driver, connection.driver_connection)
-    watch = watch_of(connection)
+    watch = guard_of(connection)
     if driver.is_closed():  # by the part of a group that was stored before this one
         raise DatabaseUnavailable("PostgreSQL broke off. Nothing was stored. Try again soon.")
     transaction = None
@@ -58,8 +58,8 @@ async def driver_transaction(
         is_clean = True
     except Exception as error:
         _forget_row(error)
-        if is_connection_spent(error):
-            watch.distrust()
+        if should_discard(error):
+            watch.invalidate_all()
             if may_commit and is_outcome_unknown(error):
                 raise OutcomeUnknown("PostgreSQL broke off, or did not answer in time.") from error
         elif is_in_block:

@@ -24,19 +24,19 @@ from iris_api.database import pg_variables
 from iris_api.embedded import leftovers
 from iris_api.embedded.leftovers import PORT
 from iris_api.embedded.postmaster import Postmaster
-from iris_api.embedded.privileges import as_ordinary_user, hand_over
+from iris_api.embedded.privileges import as_ordinary_user, chown_to_server_user
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
-from iris_api.signals import held
+from iris_api.signals import defer_signals
 
 _USER = _DATABASE = "iris"
-_LONGEST_SOCKET_PATH = 103  # bytes: sun_path of the BSDs, less its NUL; Linux has a few more
+_MAX_SOCKET_PATH = 103  # bytes: sun_path of the BSDs, less its NUL; Linux has a few more
 
 Report = Callable[[str], None]
 
 
 @contextmanager
-def database_of(
+def provide_database(
     settings: Settings, *, exclusive: bool = False, report: Report = lambda _message: None
 ) -> Iterator[Settings]:
     """Yield settings whose ``database_url`` is set, with an embedded PostgreSQL where it was not.
@@ -116,7 +116,7 @@ class EmbeddedPostgres:
         new = self.folder.with_suffix(".new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
-        hand_over(new)
+        chown_to_server_user(new)
         self._run(
             "initdb", f"--pgdata={new}", f"--username={_USER}", "--auth=trust", "--encoding=UTF8",
             "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
@@ -140,7 +140,7 @@ class EmbeddedPostgres:
         ]  # fmt: skip
 
     def _run(self, program: str, *arguments: str, text: str = "") -> None:
-        with held():
+        with defer_signals():
             result = subprocess.run(  # noqa: S603, the wheel's own programs
                 [*as_ordinary_user(), str(self._bin / program), *arguments],
                 input=text,
@@ -168,12 +168,12 @@ def find_binaries() -> Path:
 
 def _socket_dir(folder: Path) -> Path:
     """The data folder itself; a short one elsewhere, where the socket's path would be too long."""
-    if len(os.fsencode(folder / leftovers.SOCKET_NAME)) <= _LONGEST_SOCKET_PATH:
+    if len(os.fsencode(folder / leftovers.SOCKET_NAME)) <= _MAX_SOCKET_PATH:
         return folder
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     short = Path(tempfile.gettempdir()) / f"iris-{os.geteuid()}-{digest}"
     short.mkdir(mode=0o700, exist_ok=True)
-    hand_over(short)
+    chown_to_server_user(short)
     return short
 
 

@@ -24,7 +24,7 @@ _RELEASE_SECONDS = 20.0
 _IN_USE = ("pre-existing shared memory block", "lock file")
 """What PostgreSQL says of an earlier server that has not let go of everything yet."""
 _LOG_BYTES, _LOG_LINES = 65_536, 10
-_LONGEST_PAUSE = 8.0
+_MAX_PAUSE_SECONDS = 8.0
 log = structlog.get_logger("iris_api")
 
 
@@ -81,13 +81,13 @@ class Postmaster:
         told as by SIGTERM.
         """
         try:
-            with signals.held() as is_asked:
+            with signals.defer_signals() as is_asked:
                 self._thread.start()
                 self._wait_until_ready(is_asked)
             yield
         finally:
             try:
-                with signals.held():
+                with signals.defer_signals():
                     self._stop()
             finally:
                 if self._failure is not None:
@@ -136,7 +136,7 @@ class Postmaster:
             if len(ends) >= MOST_ENDS:
                 self._give_up(end)
                 return
-            pause = 0.0 if end.was_ready else min(max(1.0, 2 * pause), _LONGEST_PAUSE)
+            pause = 0.0 if end.was_ready else min(max(1.0, 2 * pause), _MAX_PAUSE_SECONDS)
             patience = now + _RELEASE_SECONDS
 
     def _serve(self) -> _End:

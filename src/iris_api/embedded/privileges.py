@@ -32,7 +32,7 @@ def as_ordinary_user() -> list[str]:
     ]  # fmt: skip
 
 
-def hand_over(folder: Path) -> None:
+def chown_to_server_user(folder: Path) -> None:
     """Give a folder to the user that PostgreSQL will run as."""
     if os.geteuid() == 0:
         nobody = pwd.getpwnam("nobody")

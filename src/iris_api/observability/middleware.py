@@ -52,7 +52,7 @@ class ObservabilityMiddleware:
         try:
             await self.app(scope, receive, send_with_id)
         except Exception:
-            self.log.exception("unhandled error", path=scope["path"])
+            self.log.exception("unhandled_error", path=scope["path"])
             if status:
                 raise  # the answer has begun; all that is left is to break it off
             await self.render_failure(scope)(scope, receive, send_with_id)

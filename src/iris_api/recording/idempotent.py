@@ -33,7 +33,7 @@ from iris_api.recording.inserts import (
     COLUMN_LIST,
     FAIL,
     NewPrediction,
-    StoredAs,
+    StoredPrediction,
     arrays,
     batch_transaction,
     copy,
@@ -42,21 +42,21 @@ from iris_api.recording.inserts import (
     values_of,
 )
 
-Outcome: TypeAlias = StoredAs | DatabaseUnavailable | IdempotencyKeyReused | OutcomeUnknown
+Outcome: TypeAlias = StoredPrediction | DatabaseUnavailable | IdempotencyKeyReused | OutcomeUnknown
 
 
-class _Kept(NamedTuple):
+class _KeyRecord(NamedTuple):
     """What a key stands for: the rows that were stored under it, by `/predict` or as a batch."""
 
     is_batch: bool
-    rows: list[tuple[Row, StoredAs] | None]
+    rows: list[tuple[Row, StoredPrediction] | None]
 
 
-class Blame(NamedTuple):
+class KeyFailure(NamedTuple):
     """The rows that PostgreSQL refuses for their keys' sake, and what their callers are told."""
 
     problem: Problem
-    falls_on: Callable[[NewPrediction], bool]
+    affects: Callable[[NewPrediction], bool]
 
 
 class _KeyTakenError(Exception):
@@ -120,7 +120,7 @@ CLAIM_BATCH = """
 """
 
 
-def blame_of(error: Exception) -> Blame | None:
+def find_key_failure(error: Exception) -> KeyFailure | None:
     """Whose keys a refusal of PostgreSQL's is about; None where it is about no key.
 
     An ``Idempotency-Key`` that another transaction did not let go in time is storing its row there,
@@ -133,10 +133,10 @@ def blame_of(error: Exception) -> Blame | None:
         detail = f"The ids of this API key, of {sequence}, cannot be drawn. Nothing was stored. "
         advice = "Let the service's role use that sequence, or make another key."
         problem = DatabaseUnavailable(detail + advice)
-        return Blame(problem, lambda new: new.caller.id_sequence == sequence)
+        return KeyFailure(problem, lambda new: new.caller.id_sequence == sequence)
     if error.sqlstate in _WAITED_IN_VAIN and IdempotencyKey.__tablename__ in (error.context or ""):
         unknown = OutcomeUnknown("An earlier request with this key may still be at work.")
-        return Blame(unknown, lambda new: new.idempotency_key is not None)
+        return KeyFailure(unknown, lambda new: new.idempotency_key is not None)
     return None
 
 
@@ -157,7 +157,7 @@ async def insert_keyed_group(
         )
     repeated = [new for new, row in zip(group, rows, strict=True) if row["id"] is None]
     outcomes = iter(await _find_repeated(connection, repeated) if repeated else ())
-    return [StoredAs(*row) if row["id"] is not None else next(outcomes) for row in rows]
+    return [StoredPrediction(*row) if row["id"] is not None else next(outcomes) for row in rows]
 
 
 async def _find_repeated(
@@ -184,7 +184,7 @@ async def copy_rows_once(
     asked: Sequence[Row],
     caller: Caller,
     key: str,
-) -> list[StoredAs]:
+) -> list[StoredPrediction]:
     """Insert and commit the rows by COPY, or return what the caller stored under this key before.
 
     Raises `IdempotencyKeyReused` where those were not the rows ``asked`` for, and `NotStored`.
@@ -204,7 +204,7 @@ async def copy_rows_once(
     return _require_same(kept, asked, is_batch=True)
 
 
-async def _claim(driver: Driver, client: str, key: str, stored: Sequence[StoredAs]) -> None:
+async def _claim(driver: Driver, client: str, key: str, stored: Sequence[StoredPrediction]) -> None:
     """Raises `_KeyTakenError`, and `NotStored` where PostgreSQL has changed the key's row."""
     is_as_sent = await driver.fetchval(CLAIM_BATCH, client, key, [row.id for row in stored])
     if is_as_sent is None:
@@ -215,7 +215,7 @@ async def _claim(driver: Driver, client: str, key: str, stored: Sequence[StoredA
 
 async def _find(
     connection: PoolProxiedConnection, keys: Sequence[tuple[str, str]], *, is_batch: bool
-) -> list[_Kept | None]:
+) -> list[_KeyRecord | None]:
     """For each pair of client and key what it stands for, if anything; of another kind, one row.
 
     Raises `OutcomeUnknown` where PostgreSQL does not say, whatever kept it from saying so: what was
@@ -232,25 +232,27 @@ async def _find(
     except Exception as error:
         reason = advice_on(error) or "PostgreSQL did not say what the key had stored."
         raise OutcomeUnknown(reason) from error
-    found: list[_Kept | None] = [None] * len(keys)
+    found: list[_KeyRecord | None] = [None] * len(keys)
     for position, was_batch, *row in rows:
-        kept = found[position - 1] or _Kept(was_batch, [])
+        kept = found[position - 1] or _KeyRecord(was_batch, [])
         kept.rows.append(_kept_row(row))
         found[position - 1] = kept
     return found
 
 
-def _kept_row(row: Sequence[Any]) -> tuple[Row, StoredAs] | None:
+def _kept_row(row: Sequence[Any]) -> tuple[Row, StoredPrediction] | None:
     """The row that was stored; None where it was deleted since."""
     if row[0] is None:
         return None
     number, created_at, _, *features, prediction, label, probabilities, model_version = row
     by_label = None if probabilities is None else from_json(probabilities)
     answer = ClassPrediction(prediction, label, by_label, model_version)
-    return tuple(features), StoredAs(number, created_at, answer)
+    return tuple(features), StoredPrediction(number, created_at, answer)
 
 
-def _require_same(kept: _Kept | None, asked: Sequence[Row], *, is_batch: bool) -> list[StoredAs]:
+def _require_same(
+    kept: _KeyRecord | None, asked: Sequence[Row], *, is_batch: bool
+) -> list[StoredPrediction]:
     """What was stored under a key that could not be claimed.
 
     Raises `IdempotencyKeyReused` where it was not for what is asked now, or was deleted since, and

@@ -21,7 +21,7 @@ from sqlalchemy.dialects import postgresql
 from iris_api.callers import Caller
 from iris_api.database.failures import NOT_AS_SENT
 from iris_api.database.models import IrisPrediction
-from iris_api.database.pool import Driver, watch_of
+from iris_api.database.pool import Driver, guard_of
 from iris_api.database.transactions import driver_transaction
 from iris_api.errors import NotStored
 from iris_api.iris import FEATURE_NAMES, ClassPrediction, Row
@@ -36,12 +36,12 @@ class NewPrediction(NamedTuple):
     idempotency_key: str | None = None
 
 
-class StoredAs(NamedTuple):
+class StoredPrediction(NamedTuple):
     """What PostgreSQL adds to a row; for a repeated request, also what was answered then."""
 
     id: int
     created_at: datetime
-    earlier_answer: ClassPrediction | None = None
+    replayed: ClassPrediction | None = None
 
 
 COLUMNS = (
@@ -171,7 +171,9 @@ _COUNT_AS_SENT = f"""
 """  # noqa: S608
 
 
-async def insert_one(connection: PoolProxiedConnection, new: NewPrediction) -> list[StoredAs]:
+async def insert_one(
+    connection: PoolProxiedConnection, new: NewPrediction
+) -> list[StoredPrediction]:
     """As `insert_group`, for a lone row: arrays would cost PostgreSQL and asyncpg 0.1 ms."""
     sequence = new.caller.id_sequence
     async with driver_transaction(connection) as driver:
@@ -179,12 +181,12 @@ async def insert_one(connection: PoolProxiedConnection, new: NewPrediction) -> l
             rows = await driver.fetch(_INSERT_ONE, *values(new))
         else:
             rows = await driver.fetch(_INSERT_ONE_WITH_ID, *values(new), sequence)
-    return [StoredAs(*row) for row in rows]
+    return [StoredPrediction(*row) for row in rows]
 
 
 async def insert_group(
     connection: PoolProxiedConnection, group: Sequence[NewPrediction]
-) -> list[StoredAs]:
+) -> list[StoredPrediction]:
     """Insert and commit rows that have neither key nor sequence, all or none, in one round trip.
 
     The statement is the whole transaction, so it goes to asyncpg as it is: around it, SQLAlchemy
@@ -192,7 +194,7 @@ async def insert_group(
     """
     async with driver_transaction(connection) as driver:
         rows = await driver.fetch(_INSERT_GROUP, *arrays(group))
-    return [StoredAs(*row) for row in rows]
+    return [StoredPrediction(*row) for row in rows]
 
 
 async def copy_rows(
@@ -200,7 +202,7 @@ async def copy_rows(
     rows: Callable[[], Iterable[NewPrediction]],
     count: int,
     id_sequence: str | None,
-) -> list[StoredAs]:
+) -> list[StoredPrediction]:
     """Insert and commit ``count`` rows by COPY, all or none, faster than by an INSERT.
 
     COPY returns nothing, so the ids and the time are drawn before. The rows are taken one by one
@@ -220,20 +222,20 @@ async def batch_transaction(connection: PoolProxiedConnection) -> AsyncIterator[
     It has a bound of its own, for asyncpg's does not end a COPY that the network does not take.
     """
     async with driver_transaction(connection, explicit=True) as driver:
-        async with asyncio.timeout(watch_of(connection).seconds):
+        async with asyncio.timeout(guard_of(connection).seconds):
             yield driver
 
 
-async def draw_ids(driver: Driver, count: int, id_sequence: str | None) -> list[StoredAs]:
+async def draw_ids(driver: Driver, count: int, id_sequence: str | None) -> list[StoredPrediction]:
     """Ids that nobody else gets, ascending, and the transaction's time."""
     drawn = await driver.fetchrow(_DRAW_IDS, count, id_sequence)
     assert drawn is not None, "an aggregate is one row"  # noqa: S101
     ids, now = drawn
-    return [StoredAs(number, now) for number in sorted(ids)]
+    return [StoredPrediction(number, now) for number in sorted(ids)]
 
 
 async def copy(
-    driver: Driver, rows: Callable[[], Iterable[NewPrediction]], stored: Sequence[StoredAs]
+    driver: Driver, rows: Callable[[], Iterable[NewPrediction]], stored: Sequence[StoredPrediction]
 ) -> None:
     """Send the rows by COPY, each with the id and the time that were drawn for it.
 

@@ -44,7 +44,7 @@ class DatabaseCheck:
         timeout: float,
     ) -> None:
         self._session_factory = session_factory
-        self._trouble = trouble
+        self._recent_failure = trouble
         self._timeout = timeout
         self._find_revision = SchemaCheck()
         self._batcher: Batcher[None, Checks] = Batcher(
@@ -68,7 +68,7 @@ class DatabaseCheck:
             checks = _failed(
                 f"PostgreSQL did not answer in {self._timeout:g} s, or all connections to it are "
                 "in use.",
-                self._trouble(),
+                self._recent_failure(),
             )
         return [checks] * len(asked)
 
@@ -78,8 +78,8 @@ class DatabaseCheck:
                 await ping(session)
             except Problem as problem:
                 log_cause(problem)
-                return _failed(problem.detail, self._trouble())
-            trouble = self._trouble()
+                return _failed(problem.detail, self._recent_failure())
+            trouble = self._recent_failure()
             if trouble is not None:
                 return _failed(_ANSWERS, trouble)
             try:

@@ -16,20 +16,20 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from iris_api.batching import Batcher, CancelledInFlight, CancelledWhileStoring
 from iris_api.callers import Caller
 from iris_api.database.failures import is_refusal_of_a_row, problem_of_write
-from iris_api.database.transactions import give_back
+from iris_api.database.transactions import return_to_pool
 from iris_api.errors import DatabaseUnavailable, OutcomeUnknown, Problem
 from iris_api.iris import ClassPrediction, Row
 from iris_api.observability.metrics import Metrics
 from iris_api.recording.idempotent import (
-    Blame,
+    KeyFailure,
     Outcome,
-    blame_of,
     copy_rows_once,
+    find_key_failure,
     insert_keyed_group,
 )
 from iris_api.recording.inserts import (
     NewPrediction,
-    StoredAs,
+    StoredPrediction,
     copy_rows,
     insert_group,
     insert_one,
@@ -55,8 +55,8 @@ class Recorder:
     ) -> None:
         self._engine = engine
         self._metrics = metrics
-        self._trouble: tuple[float, Problem] | None = None
-        self._batcher: Batcher[NewPrediction, StoredAs] = Batcher(
+        self._recent_failure: tuple[float, Problem] | None = None
+        self._batcher: Batcher[NewPrediction, StoredPrediction] = Batcher(
             self._commit,
             max_batch=max_group,
             max_waiting=max_waiting,
@@ -64,7 +64,7 @@ class Recorder:
             max_in_flight=max_in_flight,
         )
 
-    async def record(self, prediction: NewPrediction) -> StoredAs:
+    async def record(self, prediction: NewPrediction) -> StoredPrediction:
         """Return when PostgreSQL has committed the row, along with those of other callers.
 
         Raises `Overloaded` where too many wait already, `DatabaseUnavailable` or `SchemaOutdated`
@@ -83,7 +83,7 @@ class Recorder:
         rows: Sequence[Row],
         answers: Sequence[ClassPrediction],
         key: str | None = None,
-    ) -> list[StoredAs]:
+    ) -> list[StoredPrediction]:
         """Return when PostgreSQL has committed the caller's rows, in a transaction of their own.
 
         With a key that its client has used before, return what was stored then, or raise
@@ -93,25 +93,26 @@ class Recorder:
         def new() -> Iterator[NewPrediction]:
             return (NewPrediction(caller, *pair) for pair in zip(rows, answers, strict=True))
 
-        def store(connection: PoolProxiedConnection) -> Awaitable[list[StoredAs]]:
+        def store(connection: PoolProxiedConnection) -> Awaitable[list[StoredPrediction]]:
             if key is None:
                 return copy_rows(connection, new, len(rows), caller.id_sequence)
             return copy_rows_once(connection, new, rows, caller, key)
 
         stored = await self._on_connection(store)
-        if stored[0].earlier_answer is None:
+        if stored[0].replayed is None:
             self._metrics.count_predictions((one.label, one.model_version) for one in answers)
         return stored
 
-    def trouble(self) -> Problem | None:
+    def recent_failure(self) -> Problem | None:
         """Why PostgreSQL, which could be reached, did not store what it was last given; or None.
 
-        It is forgotten after some seconds, for who is not asked any more because of it would never
-        find out that it has passed.
+        It expires after 3 s: a service that is not ready gets no requests, so no success could
+        clear it.
         """
-        if self._trouble is None or time.monotonic() > self._trouble[0] + _REMEMBERED_SECONDS:
+        if self._recent_failure is None:
             return None
-        return self._trouble[1]
+        failed_at, problem = self._recent_failure
+        return problem if time.monotonic() <= failed_at + _REMEMBERED_SECONDS else None
 
     async def aclose(self) -> None:
         """Take no more rows; return when those that were taken are committed."""
@@ -127,36 +128,36 @@ class Recorder:
         try:
             # The pool's own connection, for SQLAlchemy's around it costs a lone caller 45 us.
             connection = await self._engine.raw_connection()
-            before = self._trouble
+            before = self._recent_failure
             try:
                 stored = await store(connection)
             except Exception as error:
-                self._note(error)
+                self._record_failure(error)
                 raise
             finally:
-                give_back(connection)
+                return_to_pool(connection)
         except Exception as error:
-            blame = blame_of(error)
-            problem = problem_of_write(error) if blame is None else blame.problem
+            key_failure = find_key_failure(error)
+            problem = problem_of_write(error) if key_failure is None else key_failure.problem
             if problem is None or problem is error:
                 raise
             raise problem from error
-        if self._trouble is before:
-            self._trouble = None
+        if self._recent_failure is before:
+            self._recent_failure = None
         return stored
 
-    def _note(self, error: Exception) -> None:
+    def _record_failure(self, error: Exception) -> None:
         problem = problem_of_write(error)
-        is_of_one_client = blame_of(error) is not None
+        is_of_one_client = find_key_failure(error) is not None
         if isinstance(problem, (DatabaseUnavailable, OutcomeUnknown)) and not is_of_one_client:
-            self._trouble = time.monotonic(), problem
+            self._recent_failure = time.monotonic(), problem
 
-    async def _commit(self, group: Sequence[NewPrediction]) -> list[StoredAs | Exception]:
+    async def _commit(self, group: Sequence[NewPrediction]) -> list[StoredPrediction | Exception]:
         outcomes = await self._on_connection(lambda connection: self._insert(connection, group))
         new = [
             row
             for row, outcome in zip(group, outcomes, strict=True)
-            if isinstance(outcome, StoredAs) and outcome.earlier_answer is None
+            if isinstance(outcome, StoredPrediction) and outcome.replayed is None
         ]
         if new:
             self._metrics.observe_group(len(new))
@@ -165,7 +166,7 @@ class Recorder:
 
     async def _insert(
         self, connection: PoolProxiedConnection, group: Sequence[NewPrediction]
-    ) -> list[StoredAs | Exception]:
+    ) -> list[StoredPrediction | Exception]:
         """Commit the group, but for rows that PostgreSQL refuses.
 
         Where it names a key, the others are stored without that key's; where it refuses a row, but
@@ -174,9 +175,9 @@ class Recorder:
         try:
             return [*await _store(connection, group)]
         except asyncpg.PostgresError as error:
-            blame = blame_of(error)
-            if blame is not None:
-                return await self._insert_without(connection, group, blame)
+            key_failure = find_key_failure(error)
+            if key_failure is not None:
+                return await self._insert_without(connection, group, key_failure)
             if not is_refusal_of_a_row(error):
                 raise
             if len(group) == 1:
@@ -188,21 +189,24 @@ class Recorder:
             ]
 
     async def _insert_without(
-        self, connection: PoolProxiedConnection, group: Sequence[NewPrediction], blame: Blame
-    ) -> list[StoredAs | Exception]:
-        """Commit the rows that the blame does not fall on, of which it leaves at least one out."""
-        others = [new for new in group if not blame.falls_on(new)]
+        self,
+        connection: PoolProxiedConnection,
+        group: Sequence[NewPrediction],
+        failure: KeyFailure,
+    ) -> list[StoredPrediction | Exception]:
+        """Commit the rows that the failure does not affect; it affects at least one."""
+        others = [new for new in group if not failure.affects(new)]
         outcomes = iter(await self._insert_part(connection, others) if others else ())
-        return [blame.problem if blame.falls_on(new) else next(outcomes) for new in group]
+        return [failure.problem if failure.affects(new) else next(outcomes) for new in group]
 
     async def _insert_part(
         self, connection: PoolProxiedConnection, part: Sequence[NewPrediction]
-    ) -> list[StoredAs | Exception]:
+    ) -> list[StoredPrediction | Exception]:
         """Commit a part; its failure is its own, for other parts may have been committed."""
         try:
             return await self._insert(connection, part)
         except Exception as error:  # noqa: BLE001, whatever it is, each of these callers gets it
-            self._note(error)
+            self._record_failure(error)
             return [problem_of_write(error) or error] * len(part)
 
 

@@ -30,6 +30,6 @@ async def forget_old_keys(session_factory: SessionFactory, settings: Settings) -
                     pass
         except Problem as problem:
             log_cause(problem)
-            log.warning("idempotency keys were not pruned", detail=problem.detail)
+            log.warning("idempotency_keys_not_pruned", detail=problem.detail)
         except Exception:
-            log.exception("idempotency keys were not pruned")
+            log.exception("idempotency_keys_not_pruned")

@@ -3,7 +3,7 @@
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from iris_api.callers import ANYBODY
+from iris_api.callers import ANONYMOUS_CALLER
 from iris_api.database.failures import (
     is_not_as_sent,
     is_refusal_of_a_row,
@@ -51,13 +51,13 @@ async def _store(driver: Driver) -> None:
     await driver.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
     label = LABELS[0]
     answer = ClassPrediction(0, label, {label: 1.0}, None)
-    new = NewPrediction(ANYBODY, EXAMPLE.as_row(), answer)
+    new = NewPrediction(ANONYMOUS_CALLER, EXAMPLE.as_row(), answer)
     [stored] = await driver.fetch(_INSERT, *values(new))
     if not await driver.fetchval(_MAY_DRAW_IDS):
         raise asyncpg.InsufficientPrivilegeError("permission denied for the sequence of the ids")
     key = f"trial {stored['id']}"
-    is_as_sent = await driver.fetchval(CLAIM_BATCH, ANYBODY.client, key, [stored["id"]])
+    is_as_sent = await driver.fetchval(CLAIM_BATCH, ANONYMOUS_CALLER.client, key, [stored["id"]])
     is_batch = True
-    found = await driver.fetch(FIND_KEYED, [ANYBODY.client], [key], is_batch)
+    found = await driver.fetch(FIND_KEYED, [ANONYMOUS_CALLER.client], [key], is_batch)
     if not is_as_sent or [one["id"] for one in found] != [stored["id"]]:
         raise NotStored("PostgreSQL did not keep an Idempotency-Key.")

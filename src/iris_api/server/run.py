@@ -9,12 +9,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
@@ -29,14 +28,9 @@ from iris_api.server.supervisor import (
 )
 from iris_api.settings import Settings
 
+OnReady: TypeAlias = Callable[[str, int, dict[str, Any]], None]
+"""Takes the service's URL, and the status and the body of ``/readyz``."""
 _OTHER_FILES = 256  # those that are not clients' connections
-
-
-class Greeting(Protocol):
-    """What to do with the first answer of ``/readyz``."""
-
-    def __call__(self, url: str, *, ready: bool, body: dict[str, Any]) -> None:
-        """Take the service's URL, and the verdict and the body of ``/readyz``."""
 
 
 def run(settings: Settings, listener: socket.socket) -> None:
@@ -67,12 +61,12 @@ def run(settings: Settings, listener: socket.socket) -> None:
     )
     if settings.workers == 1:
         server = _Server(config)
-        with signals.held(lambda: server.handle_exit(signal.SIGTERM, None)):
+        with signals.defer_signals(lambda: server.handle_exit(signal.SIGTERM, None)):
             server.run(sockets=[listener])
     else:
         with _metrics_folder():
             supervisor = Supervisor(config, [listener], settings.shutdown_delay)
-            with signals.held(supervisor.handle_term):
+            with signals.defer_signals(supervisor.handle_term):
                 supervisor.run()
         if supervisor.has_failed:
             sys.exit(STARTUP_FAILURE)
@@ -112,7 +106,7 @@ def _allow_open_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def call_when_answering(listener: socket.socket, greet: Greeting) -> None:
+def when_ready(listener: socket.socket, report: OnReady) -> None:
     """Ask ``/readyz`` until it answers, in a thread, and hand on what it said, once."""
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -124,7 +118,7 @@ def call_when_answering(listener: socket.socket, greet: Greeting) -> None:
             try:
                 connection.request("GET", "/readyz")
                 response = connection.getresponse()
-                greet(url, ready=response.status == HTTPStatus.OK, body=json.load(response))
+                report(url, response.status, json.load(response))
             except (OSError, HTTPException, ValueError):  # no answer, or none of the service's
                 time.sleep(0.1)
             else:
@@ -132,4 +126,4 @@ def call_when_answering(listener: socket.socket, greet: Greeting) -> None:
             finally:
                 connection.close()
 
-    threading.Thread(target=wait, name="greeting", daemon=True).start()
+    threading.Thread(target=wait, name="when-ready", daemon=True).start()

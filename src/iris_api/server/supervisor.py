@@ -150,7 +150,7 @@ class Supervisor(Multiprocess):
             if worker.parent_conn.poll(_SECONDS_TO_ANSWER):
                 worker.parent_conn.recv()
                 if known.heard is None:
-                    log.info("a worker serves", pid=worker.pid)
+                    log.info("worker_ready", pid=worker.pid)
                 known.is_asked = False
                 known.heard = time.monotonic()
                 self._has_served = True
@@ -206,7 +206,7 @@ class Supervisor(Multiprocess):
                 if is_told_again or time.monotonic() >= end:
                     self._leave()
                 if time.monotonic() >= last:
-                    log.warning("a worker does not end, and is killed", pid=worker.pid)
+                    log.warning("worker_killed", pid=worker.pid)
                     worker.process.kill()
                 worker.process.join(_SECONDS_BETWEEN_SIGNALS)
 
@@ -245,7 +245,7 @@ def end_with_parent() -> None:
 
     def wait() -> None:
         parent.join()
-        log.warning("the parent of the workers is gone, so this one stops")
+        log.warning("worker_orphaned")
         remove_folder()
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -13,7 +13,7 @@ from starlette.types import Lifespan
 from threadpoolctl import threadpool_limits
 
 from iris_api.app import create_app
-from iris_api.background import in_background
+from iris_api.background import background_tasks
 from iris_api.observability.logging import configure_logging
 from iris_api.observability.metrics import share_metrics
 from iris_api.observability.standard_error import drain
@@ -36,24 +36,24 @@ def application() -> FastAPI:
     threadpool_limits(limits=1)
     share_metrics()
     app = create_app(settings)
-    app.router.lifespan_context = _as_server(app.router.lifespan_context, settings)
+    app.router.lifespan_context = _with_server_lifespan(app.router.lifespan_context, settings)
     return app
 
 
-def _as_server(lifespan: Lifespan[Any], settings: Settings) -> Lifespan[Any]:
+def _with_server_lifespan(lifespan: Lifespan[Any], settings: Settings) -> Lifespan[Any]:
     """The application's lifespan, in a process of its own that serves it by uvicorn."""
 
     @asynccontextmanager
     async def wrapped(app: FastAPI) -> AsyncIterator[Any]:
         async with lifespan(app) as state, _connections(app, settings):
             if settings.workers == 1:
-                _stop_by_degrees(app, settings.shutdown_delay)
+                _install_graceful_shutdown(app, settings.shutdown_delay)
             else:
-                _stop_by_degrees(
+                _install_graceful_shutdown(
                     app, settings.shutdown_delay + SECONDS_TO_LEAVE, deaf=2 * SECONDS_UNTIL_NOTED
                 )
                 end_with_parent()
-            _calm_garbage_collector()
+            _tune_gc()
             yield state
         if settings.workers > 1:
             drain()  # the signal that uvicorn raises again ends a worker at once
@@ -65,11 +65,11 @@ def _as_server(lifespan: Lifespan[Any], settings: Settings) -> Lifespan[Any]:
 async def _connections(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     """The clients' connections, where `BoundedProtocol` looks for them."""
     app.state.connections = Connections(settings, app.state.resources.metrics)
-    async with in_background(app.state.connections.watch):
+    async with background_tasks(app.state.connections.watch):
         yield
 
 
-def _calm_garbage_collector() -> None:
+def _tune_gc() -> None:
     """Take what the start has made out of the collector's sight, and have it look less often.
 
     The libraries bring 190,000 objects that live as long as the process; to look through them all,
@@ -82,7 +82,7 @@ def _calm_garbage_collector() -> None:
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *gc.get_threshold()[1:])
 
 
-def _stop_by_degrees(app: FastAPI, delay: float, deaf: float = 0) -> None:
+def _install_graceful_shutdown(app: FastAPI, delay: float, deaf: float = 0) -> None:
     """At SIGTERM or SIGHUP, be not ready first, and serve on for ``delay`` s before uvicorn stops.
 
     So a load balancer has the time to notice, and the clients to take their next request, over

@@ -8,7 +8,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from iris_api.auth.rate_limit import RateLimiter
-from iris_api.callers import ANYBODY, Caller
+from iris_api.callers import ANONYMOUS_CALLER, Caller
 from iris_api.callers import Scope as KeyScope
 from iris_api.errors import (
     DatabaseUnavailable,
@@ -50,7 +50,7 @@ class AccessMiddleware:
     """Finds out who the caller is, and counts the request against the caller's limit.
 
     Installed only where an API key is asked for or a limit is set, so that open access costs
-    nothing; without it, `may` finds `ANYBODY` or nobody, as ``IRIS_AUTH`` says.
+    nothing; without it, `may` finds `ANONYMOUS_CALLER` or nobody, as ``IRIS_AUTH`` says.
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class AccessMiddleware:
 
     async def _find_caller(self, scope: Scope) -> Caller:
         if not self.needs_key:
-            return ANYBODY
+            return ANONYMOUS_CALLER
         resources: Resources = scope["app"].state.resources
-        caller = await resources.keyring.caller_of(_token_of(scope))
+        caller = await resources.api_key_cache.authenticate(_token_of(scope))
         if caller is None:
             raise Unauthorized(
                 f"This API key is not known, was revoked, or has expired. {_HOW}", brings_key=True
@@ -105,7 +105,7 @@ def may(key_scope: KeyScope) -> Callable[[Request], Caller]:
             resources: Resources = request.app.state.resources
             if resources.settings.auth == "keys":
                 raise Unauthorized(_HOW)
-            return ANYBODY
+            return ANONYMOUS_CALLER
         if key_scope not in caller.scopes:
             raise Forbidden(
                 f"This API key does not have the scope `{key_scope}`. Use one that has it, made by "

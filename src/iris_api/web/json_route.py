@@ -26,13 +26,13 @@ from iris_api.web.problems import (
     problem_response,
 )
 
-_MOST_VALUES = MAX_BATCH_ITEMS * (len(FEATURE_NAMES) + 2)
+_MAX_VALUES = MAX_BATCH_ITEMS * (len(FEATURE_NAMES) + 2)
 """JSON values in a body: pydantic makes an object of each, and all of them hold up the loop."""
 _OTHER_JSON = re.compile(rb"application/[a-z0-9!#$&^_.+-]+\+json")
 _SPECIAL = (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction)
 
 
-class DirectRoute(APIRoute):
+class JsonRoute(APIRoute):
     """An `APIRoute` for an endpoint with one JSON body, run without FastAPI's request machinery.
 
     The endpoint stays a plain FastAPI one, and so does its part of the OpenAPI document. Left out
@@ -71,8 +71,8 @@ class DirectRoute(APIRoute):
         await response(scope, receive, send)
 
     def _parse(self, body: bytes) -> Any:
-        if len(body) > _MOST_VALUES and _count_values(body) > _MOST_VALUES:
-            detail = f"At most {_MOST_VALUES:,} values of JSON. Send fewer items at a time"
+        if len(body) > _MAX_VALUES and _count_values(body) > _MAX_VALUES:
+            detail = f"At most {_MAX_VALUES:,} values of JSON. Send fewer items at a time"
             raise InvalidRequest([FieldError("body", "body", "too_many_values", detail)])
         try:
             return self._validate_json(body)
@@ -82,8 +82,8 @@ class DirectRoute(APIRoute):
             raise problem_of_validation(first, count=error.error_count()) from None
 
 
-class DirectMiddleware:
-    """Hands the request for a `DirectRoute` to it, past Starlette's and FastAPI's own layers.
+class JsonRouteMiddleware:
+    """Hands the request for a `JsonRoute` to it, past Starlette's and FastAPI's own layers.
 
     Those (exception handlers, an exit stack, a search through all routes) are a fifth of what a
     prediction costs before any inference or SQL. The routes stay in the application as well, for
@@ -95,7 +95,7 @@ class DirectMiddleware:
         self._routes = {
             (method, route.path): route
             for route in routes
-            if isinstance(route, DirectRoute)
+            if isinstance(route, JsonRoute)
             for method in route.methods or ()
         }
 
