@@ -81,7 +81,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
             if DATABASE == "embedded":
                 yield url
                 return
-            # A role of its own, for README's bounds are none of the tests' own connections.
+            # A role of its own, for docs/pgbouncer.md's bounds are none of the tests' own connections.
             execute(url, f"CREATE ROLE {_POOLED_ROLE} LOGIN SUPERUSER; {bounds_of(_POOLED_ROLE)}")
             service = url.set(username=_POOLED_ROLE)
             with PgBouncer(service, tmp_path_factory.mktemp("pgbouncer")) as pooler:

@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode, set up as README.md says."""
+"""PgBouncer in transaction mode, set up as docs/pgbouncer.md says."""
 
 import os
 import re
@@ -30,15 +30,15 @@ autodb_idle_timeout = 5
 server_login_retry = 1
 """
 PATH = f"{os.environ['PATH']}:/usr/sbin"
-_README = Path(__file__).parents[1] / "README.md"
+_PAGE = Path(__file__).parents[1] / "docs" / "pgbouncer.md"
 _SECONDS_TO_START = 20
 _SECONDS_BETWEEN_STARTS = 0.02
 
 
 def bounds_of(role: str) -> str:
-    """README's statements that give a role the bounds which PgBouncer does not pass on."""
-    bounds = re.findall(r"^ALTER ROLE iris (SET .+);$", _README.read_text(), re.MULTILINE)
-    assert bounds, "README.md has them"
+    """The page's statements that give a role the bounds which PgBouncer does not pass on."""
+    bounds = re.findall(r"^ALTER ROLE iris (SET .+);$", _PAGE.read_text(), re.MULTILINE)
+    assert bounds, "docs/pgbouncer.md has them"
     return "; ".join(f"ALTER ROLE {role} {bound}" for bound in bounds)
 
 

@@ -29,7 +29,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Settings(BaseSettings):
     """The settings, each read from ``IRIS_`` and its name in capitals.
 
-    README.md shows them as a table; a test holds the two equal.
+    docs/settings.md shows them as a table; a test holds the two equal.
     """
 
     model_config = SettingsConfigDict(
@@ -240,5 +240,6 @@ def load_settings() -> Settings:
             for item in error.errors(include_url=False, include_input=False)
         ]
         raise ConfigurationError(
-            f"The environment does not fit: {'; '.join(problems)}. README.md lists every setting."
+            f"The environment does not fit: {'; '.join(problems)}. "
+            "docs/settings.md lists every setting."
         ) from None

@@ -1,4 +1,4 @@
-"""README.md shows what happens: its commands are run, and their answers compared."""
+"""The pages show what happens: their commands are run, and their answers compared."""
 
 import json
 import re
@@ -15,8 +15,13 @@ from iris_api.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-CONSOLE: list[tuple[str, str]] = re.findall(r"```console\n\$ (.+)\n(.+)\n```", README)
-[OWN_MODEL] = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+HTTP_API = (ROOT / "docs" / "http-api.md").read_text()
+SETTINGS = (ROOT / "docs" / "settings.md").read_text()
+MODELS = (ROOT / "docs" / "models.md").read_text()
+CONSOLE: list[tuple[str, str]] = re.findall(
+    r"```console\n\$ (.+)\n(.+)\n```", f"{README}\n{HTTP_API}"
+)
+[OWN_MODEL] = re.findall(r"```python\n(.+?)```", MODELS, re.DOTALL)
 VARIES = {"id", "created_at", "next_cursor", "model_version"}
 
 
@@ -38,7 +43,7 @@ def without_what_varies(value: object) -> Any:
 
 
 def test_the_settings_table_is_the_settings() -> None:
-    [table] = re.findall(r"<!-- settings: .+ -->\n(.*)\n<!-- /settings -->", README, re.DOTALL)
+    [table] = re.findall(r"<!-- settings: .+ -->\n(.*)\n<!-- /settings -->", SETTINGS, re.DOTALL)
     assert table.strip() == settings_table()
 
 

@@ -22,7 +22,7 @@ from tests.integration.trouble import running_unpooled
 from iris_api.database import causes
 from iris_api.settings import Settings
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "postgresql.md"
 ROLE = "iris_limited"
 
 
@@ -47,8 +47,8 @@ def failures(lines: list[Any]) -> list[Any]:
 
 @pytest.fixture
 def limited(database: URL, data_dir: Path) -> Iterator[Settings]:
-    """A service whose role has what README says, and no more."""
-    [grants] = re.findall(r"```sql\n(GRANT .*?)```", README.read_text(), re.DOTALL)
+    """A service whose role has what docs/postgresql.md says, and no more."""
+    [grants] = re.findall(r"```sql\n(GRANT .*?)```", PAGE.read_text(), re.DOTALL)
     execute(database, f"CREATE ROLE {ROLE} LOGIN PASSWORD 'secret-word'")
     try:
         execute(database, grants.replace(" iris;", f" {ROLE};"))

@@ -28,7 +28,7 @@ def test_the_tests_go_where_they_say_that_they_do(settings: Settings) -> None:
 async def test_each_connection_has_its_bounds(
     session: AsyncSession, parameter: str, value: str
 ) -> None:
-    """By the connection, or through PgBouncer by the role, as README.md says."""
+    """By the connection, or through PgBouncer by the role, as docs/pgbouncer.md says."""
     assert await session.scalar(text(f"SHOW {parameter}")) == value
 
 

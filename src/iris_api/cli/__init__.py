@@ -15,7 +15,7 @@ from iris_api.errors import IrisApiError
 app = typer.Typer(
     name="iris-api",
     help="Predictions over HTTP, each committed to PostgreSQL before it is answered. "
-    "Settings come from the environment; README.md lists them.",
+    "Settings come from the environment; docs/settings.md lists them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

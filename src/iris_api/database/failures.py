@@ -41,8 +41,8 @@ _OPERATOR_HINTS = {
     "whether pg_hba.conf lets them in.",
     "3D": "PostgreSQL has no such database. Check the one of IRIS_DATABASE_URL, or create it.",
     "42501": "PostgreSQL denies a privilege, or a row-level security policy does not let a row "
-    "pass; the service's log says on what. Grant the role of IRIS_DATABASE_URL what README.md "
-    "lists.",
+    "pass; the service's log says on what. Grant the role of IRIS_DATABASE_URL what "
+    "docs/postgresql.md lists.",
 }
 """What only those who run the service can mend, by how the code begins."""
 _PGBOUNCER_HINTS = {

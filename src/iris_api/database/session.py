@@ -87,7 +87,7 @@ def prepared_statement_args(settings: Settings) -> dict[str, Any]:
 def _server_settings(settings: Settings) -> dict[str, str]:
     """The server's own bounds, for when this process is gone or stuck and cannot keep its own.
 
-    PgBouncer refuses all but the first two; README.md says how the role brings the others.
+    PgBouncer refuses all but the first two; docs/pgbouncer.md says how the role brings the others.
     """
     tracked = {"application_name": "iris-api", "TimeZone": "UTC"}
     if settings.database_pgbouncer:
