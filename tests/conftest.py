@@ -25,7 +25,7 @@ from pydantic import SecretStr
 from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 from testcontainers.community.postgres import PostgresContainer
-from tests.pgbouncer import PgBouncer, bounds_of
+from tests.support.pgbouncer import PgBouncer, bounds_of
 
 from iris_api.app import create_app
 from iris_api.database import create_engine, create_session_factory
@@ -81,7 +81,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
             if DATABASE == "embedded":
                 yield url
                 return
-            # A role of its own, for docs/pgbouncer.md's bounds are none of the tests' own connections.
+            # A role of its own: the page's bounds are not for the tests' own connections.
             execute(url, f"CREATE ROLE {_POOLED_ROLE} LOGIN SUPERUSER; {bounds_of(_POOLED_ROLE)}")
             service = url.set(username=_POOLED_ROLE)
             with PgBouncer(service, tmp_path_factory.mktemp("pgbouncer")) as pooler:

@@ -7,8 +7,8 @@ from typing import Protocol
 import pytest
 from sqlalchemy import URL
 from tests.conftest import way_to
-from tests.e2e.service import Service, serving
-from tests.e2e.workers import until_heard
+from tests.support.service import Service, serving
+from tests.support.workers import until_heard
 
 SECONDS = 1.0
 """What a client may take for each thing that it owes."""
@@ -31,14 +31,24 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Start]:
+    yield from _starting(Service.start, folder)
+
+
+@pytest.fixture
+def start_interpreter(folder: Path) -> Iterator[Start]:
+    """As `start`, where what a new interpreter inherits or imports is what is tested."""
+    yield from _starting(Service.start_interpreter, folder)
+
+
+def _starting(start: Callable[..., Service], folder: Path) -> Iterator[Start]:
     started: list[Service] = []
 
-    def start(*arguments: str, **settings: object) -> Service:
-        service = Service.start(folder, *arguments, **settings)
+    def start_here(*arguments: str, **settings: object) -> Service:
+        service = start(folder, *arguments, **settings)
         started.append(service)
         return service
 
-    yield start
+    yield start_here
     for service in started:
         service.clean_up()
 
@@ -46,7 +56,18 @@ def start(folder: Path) -> Iterator[Start]:
 @pytest.fixture
 def begin(start: Start, database: URL, data_dir: Path) -> Callable[..., Service]:
     """Starts a service with all its parts and these settings, and waits until it is ready."""
+    return _beginning(start, database, data_dir)
 
+
+@pytest.fixture
+def begin_interpreter(
+    start_interpreter: Start, database: URL, data_dir: Path
+) -> Callable[..., Service]:
+    """As `begin`, by `start_interpreter`."""
+    return _beginning(start_interpreter, database, data_dir)
+
+
+def _beginning(start: Start, database: URL, data_dir: Path) -> Callable[..., Service]:
     def begin(**settings: object) -> Service:
         service = start(**way_to(database), data_dir=data_dir, **settings).until_ready()
         workers = int(str(settings.get("workers", 1)))

@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from tests.e2e.service import is_alive, poll_until, postmaster_of
+from tests.support.service import is_alive, poll_until, postmaster_of
 
 
 def kill_postmaster(data_dir: Path) -> int:

@@ -6,8 +6,8 @@ import threading
 import asyncpg
 from sqlalchemy import URL
 from tests.conftest import dsn_of
-from tests.e2e.service import poll_until
-from tests.integration.support import fetch
+from tests.support.application import fetch
+from tests.support.service import poll_until
 
 
 def count_predictions(database: URL) -> int:

@@ -5,8 +5,8 @@ import time
 from http.client import HTTPConnection, HTTPResponse
 
 import pytest
-from tests.e2e.raw import BODY
-from tests.e2e.service import Service, poll_until
+from tests.support.raw import BODY
+from tests.support.service import Service, poll_until
 
 LONG = 60
 """Seconds that no test here waits for: what takes them has failed."""

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 from tests.conftest import execute
-from tests.e2e.service import SETOSA, Service
+from tests.support.flowers import SETOSA
+from tests.support.service import Service
 
 JSON = {"Content-Type": "application/json"}
 

@@ -3,7 +3,8 @@ from pathlib import Path
 from sqlalchemy import URL
 from tests.conftest import way_to
 from tests.e2e.conftest import Start
-from tests.e2e.service import SETOSA, poll_until, run
+from tests.support.flowers import SETOSA
+from tests.support.service import poll_until, run
 
 
 async def test_a_database_of_ones_own_is_used_as_it_is(

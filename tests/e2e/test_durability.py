@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import URL
 from tests.conftest import execute, way_to
 from tests.e2e.conftest import Start
-from tests.e2e.service import assert_one_clear_sentence
+from tests.support.service import assert_one_clear_sentence
 
 
 @pytest.fixture
@@ -31,5 +31,5 @@ def test_serve_serves_where_it_is_told_to(
     start: Start, unsafe: dict[str, object], data_dir: Path
 ) -> None:
     service = start(**unsafe, data_dir=data_dir, allow_unsafe_database="true").until_ready()
-    assert "may lose what it has confirmed" in service.errors
+    assert "database_not_durable" in service.errors
     assert service.stop() == 0

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tests.conftest import execute
 from tests.e2e.conftest import Start
-from tests.e2e.service import (
-    SETOSA,
+from tests.support.flowers import SETOSA
+from tests.support.service import (
     assert_one_clear_sentence,
     is_alive,
     poll_until,

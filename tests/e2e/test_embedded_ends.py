@@ -14,11 +14,11 @@ from sqlalchemy import make_url
 from tests.conftest import dsn_of, execute
 from tests.e2e.conftest import Start
 from tests.e2e.postmasters import kill_postmaster, until_another_is_ready
-from tests.e2e.service import Service, is_alive, poll_until, postmaster_of
 from tests.e2e.stopping import WORKERS, ask
-from tests.e2e.workers import until_heard
-from tests.faults.processes import send
-from tests.faults.services import workers_of
+from tests.support.processes import send
+from tests.support.service import Service, is_alive, poll_until, postmaster_of
+from tests.support.service_processes import workers_of
+from tests.support.workers import until_heard
 
 from iris_api.embedded.postgres import EmbeddedPostgres, provide_database
 from iris_api.embedded.postmaster import MOST_ENDS

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from tests.e2e.conftest import Start
-from tests.e2e.service import Service, environment, run
 from tests.e2e.stopping import WORKERS, ask
+from tests.support.service import Service, environment, run
 
 from iris_api.database.health import ping
 from iris_api.database.session import session_scope

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from tests.e2e.conftest import Start
-from tests.e2e.service import is_alive, poll_until, postmaster_of
 from tests.e2e.stopping import WORKERS
-from tests.faults.processes import command_of, exists, send
+from tests.support.processes import command_of, exists, send
+from tests.support.service import is_alive, poll_until, postmaster_of
 
 from iris_api.embedded.postgres import EmbeddedPostgres, provide_database
 from iris_api.embedded.privileges import as_ordinary_user

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 from tests.conftest import way_to
-from tests.e2e.service import Service, environment
+from tests.support.service import Service, environment
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "fork.md").read_text()
@@ -52,7 +52,7 @@ def wines(
             if not command.startswith("export ") and command != "iris-api serve":
                 arguments = shlex.split(command)
                 subprocess.run(arguments, cwd=tree, env=environment(**settings), check=True)
-        service = Service.start(tmp_path_factory.mktemp("wines"), **settings)
+        service = Service.start_interpreter(tmp_path_factory.mktemp("wines"), **settings)
         try:
             yield service.until_ready()
         finally:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import URL
-from tests.e2e.raw import GET, connected, predict
 from tests.e2e.rows import HeldUp
-from tests.e2e.service import Service, poll_until, serving
 from tests.e2e.stopping import LONG, assert_ends
-from tests.integration.support import fetch
-from tests.proxy import Proxy
+from tests.support.application import fetch
+from tests.support.proxy import Proxy
+from tests.support.raw import GET, connected, predict
+from tests.support.service import Service, poll_until, serving
 
 PATIENT = {f"{wait}_timeout": LONG for wait in ("request", "database_command", "database_lock")}
 GET_ALL = GET.replace(b"/livez", b"/predictions")

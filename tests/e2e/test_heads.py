@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from sqlalchemy import URL
-from tests.e2e.raw import BODY, GET, HEAD, Raw, connected, predict
-from tests.e2e.service import Service, serving
 from tests.e2e.test_log_lines import line_of
-from tests.integration.support import fetch
+from tests.support.application import fetch
+from tests.support.raw import BODY, GET, HEAD, Raw, connected, predict
+from tests.support.service import Service, serving
 
 LIVEZ = b"GET /livez HTTP/1.1\r\n"
 ID = re.compile("[0-9a-f]{32}")

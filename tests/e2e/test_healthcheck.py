@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import URL
 from tests.conftest import way_to
 from tests.e2e.conftest import Start
-from tests.e2e.service import Service, poll_until
-from tests.ports import free_port
+from tests.support.ports import free_port
+from tests.support.service import Service, poll_until
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "healthcheck.py"
 NO_PROXY = "http://127.0.0.1:9"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from tests.e2e.conftest import Start
-from tests.e2e.raw import BODY
-from tests.e2e.service import Service, assert_one_clear_sentence, environment, poll_until, run
+from tests.support.raw import BODY
+from tests.support.service import Service, assert_one_clear_sentence, environment, poll_until, run
 
 
 def keys(folder: Path, data_dir: Path, *arguments: str, **settings: object) -> str:

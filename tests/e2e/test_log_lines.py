@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 from tests.conftest import execute
-from tests.e2e.service import SETOSA, Service, environment, poll_until, run
+from tests.support.flowers import SETOSA
+from tests.support.service import Service, environment, poll_until, run
 
 FLOWER = {**SETOSA, "sepal_length": 5.0625}
 

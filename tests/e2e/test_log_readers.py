@@ -10,23 +10,25 @@ import subprocess
 import sys
 import termios
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from sqlalchemy import URL
 from tests.conftest import way_to
-from tests.e2e.service import SETOSA, Service, environment, poll_until
 from tests.e2e.stopping import assert_ends
-from tests.e2e.workers import ends_told
-from tests.faults.processes import send
-from tests.faults.services import workers_of
-from tests.ports import free_port
+from tests.support import forkserver
+from tests.support.flowers import SETOSA
+from tests.support.ports import free_port
+from tests.support.processes import send
+from tests.support.service import Process, Service, environment, poll_until
+from tests.support.service_processes import workers_of
+from tests.support.workers import ends_told
 
-LONG_PATH = "/" + "x" * 3000
-MANY = 600
-"""Requests whose lines, of 3 kB each, fit into no pipe, and not into the queue before it."""
+LONG_PATH = "/" + "x" * 30_000
+MANY = 60
+"""Requests whose lines, of 30 kB each, fit into no pipe, and not into the queue before it."""
 OF_ANOTHER_USER = ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups")
 MAY_READ = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
 """For Python and the model may be in folders of root's alone."""
@@ -64,18 +66,15 @@ def serve(folder: Path, database: URL, data_dir: Path) -> Iterator[Serve]:
         reading, writing = ends()
         output_file = folder / "output"
         with output_file.open("wb") as output:
-            process = subprocess.Popen(
-                [*before, sys.executable, "-m", "iris_api", "serve"],
+            process = start_service(
+                before,
+                writing,
                 env=environment(
                     **way_to(database), data_dir=data_dir, port=port, log_format="json", **settings
                 ),
                 cwd=folder,
-                stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=writing,
-                start_new_session=True,
             )
-        os.close(writing)
         os.set_blocking(reading, False)
         service = Service(process, port, output_file, output_file)
         started.append((service, reading))
@@ -86,6 +85,24 @@ def serve(folder: Path, database: URL, data_dir: Path) -> Iterator[Serve]:
     for service, reading in started:
         service.clean_up()
         os.close(reading)
+
+
+def start_service(
+    before: Sequence[str], writing: int, *, env: dict[str, str], cwd: Path, stdout: IO[bytes]
+) -> Process:
+    """Start it, by another program where one stands before, and close this process's end."""
+    with os.fdopen(writing, "wb", buffering=0) as errors:
+        if not before:
+            return forkserver.start("serve", env=env, cwd=cwd, stdout=stdout, stderr=errors)
+        return subprocess.Popen(
+            [*before, sys.executable, "-m", "iris_api", "serve"],
+            env=env,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=errors,
+            start_new_session=True,
+        )
 
 
 async def fill(service: Service) -> None:
@@ -107,15 +124,17 @@ def read_log(reading: int) -> str:
     return b"".join(parts).decode()
 
 
-def until_told(reading: int) -> list[dict[str, Any]]:
-    """Read the log until each of the requests is there, or is told to be lost."""
+def until_told(reading: int, requests: int = MANY) -> list[dict[str, Any]]:
+    """Read the log until each of so many requests is there, or is told to be lost."""
     text = ""
 
     def all_is_told() -> bool:
         nonlocal text
         text += read_log(reading)
         lost = sum(line["lines"] for line in lines_of(text) if line["event"] == "log_lines_dropped")
-        return text.endswith("\n") and LONG_PATH in text and lost + text.count(LONG_PATH) >= MANY
+        return (
+            text.endswith("\n") and LONG_PATH in text and lost + text.count(LONG_PATH) >= requests
+        )
 
     poll_until(all_is_told, "each line is there, or told to be dropped")
     return lines_of(text)
@@ -131,11 +150,12 @@ async def test_serve_with_a_log_that_nobody_reads_answers_and_tells_how_many_lin
     serve: Serve, ends: Ends, workers: int
 ) -> None:
     service, reading = serve(ends, workers=workers)
-    for _ in range(2 * workers - 1):  # so that one of them at least gets enough
+    times = 2 * workers - 1  # so that one of them at least gets enough
+    for _ in range(times):
         await fill(service)
     async with service.client() as client:
         assert (await client.post("/predict", json=SETOSA)).status_code == 200
-    assert any(line["event"] == "log_lines_dropped" for line in until_told(reading))
+    assert any(line["event"] == "log_lines_dropped" for line in until_told(reading, times * MANY))
     assert service.stop() == 0
     service.leaves_nothing()
 

@@ -13,8 +13,8 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from tests.e2e.service import poll_until
-from tests.ports import free_port
+from tests.support.ports import free_port
+from tests.support.service import poll_until
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "nginx.conf"
 KEY = {"Idempotency-Key": "mine"}

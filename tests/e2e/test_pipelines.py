@@ -4,9 +4,9 @@ import socket
 
 from sqlalchemy import URL
 from tests.e2e.conftest import SECONDS
-from tests.e2e.raw import GET, HEAD, connected, predict
 from tests.e2e.rows import HeldUp, count_predictions
-from tests.e2e.service import Service
+from tests.support.raw import GET, HEAD, connected, predict
+from tests.support.service import Service
 
 
 def test_one_who_is_too_slow_at_the_second_request_still_gets_the_first_answer(

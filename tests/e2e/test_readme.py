@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.conftest import Start
-from tests.e2e.service import Service, environment, poll_until
+from tests.support.service import Service, environment, poll_until
 
 from iris_api.settings import Settings
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import URL
 from tests.conftest import way_to
 from tests.e2e.conftest import Start
-from tests.e2e.service import assert_one_clear_sentence, run
+from tests.support.service import assert_one_clear_sentence, run
 
 
 def test_a_taken_port_is_named(start: Start, server_url: URL) -> None:

@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable
 
 import pytest
-from tests.e2e.service import Service, poll_until
 from tests.e2e.stopping import (
     LONG,
     WORKERS,
     assert_ends,
     until_unready,
 )
-from tests.faults.processes import send
-from tests.faults.services import workers_of
+from tests.support.processes import send
+from tests.support.service import Service, poll_until
+from tests.support.service_processes import workers_of
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
@@ -77,10 +77,12 @@ def test_a_terminal_that_is_closed_stops_it_by_degrees(
     assert_ends(service, delay)
 
 
-def test_nohup_keeps_it_though_the_terminal_is_closed(begin: Callable[..., Service]) -> None:
+def test_nohup_keeps_it_though_the_terminal_is_closed(
+    begin_interpreter: Callable[..., Service],
+) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as the service inherits it
     try:
-        service = begin(workers=2)
+        service = begin_interpreter(workers=2)
     finally:
         signal.signal(signal.SIGHUP, before)
     os.killpg(service.process.pid, signal.SIGHUP)

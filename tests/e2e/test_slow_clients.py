@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import URL
 from tests.conftest import way_to
 from tests.e2e.conftest import MEGABYTE, MOST_HEADER_BYTES
-from tests.e2e.raw import BODY, GET, HEAD, Raw, connected
 from tests.e2e.rows import count_predictions
-from tests.e2e.service import Service
+from tests.support.raw import BODY, GET, HEAD, Raw, connected
+from tests.support.service import Service
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import URL
-from tests.e2e.raw import GET, Raw, connected
-from tests.e2e.service import Service, poll_until, serving
+from tests.support.raw import GET, Raw, connected
+from tests.support.service import Service, poll_until, serving
 
 SECONDS = 1.0
 """What the service waits for a reader."""

@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import URL
-from tests.e2e.raw import BODY, GET, HEAD, Raw, connected, predict
-from tests.e2e.service import Service, poll_until
 from tests.e2e.stopping import (
     LONG,
     WORKERS,
@@ -21,7 +19,9 @@ from tests.e2e.stopping import (
     is_unready,
     until_unready,
 )
-from tests.integration.support import fetch
+from tests.support.application import fetch
+from tests.support.raw import BODY, GET, HEAD, Raw, connected, predict
+from tests.support.service import Service, poll_until
 
 
 def stall(raw: Raw) -> None:

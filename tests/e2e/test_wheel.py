@@ -8,7 +8,7 @@ from zipfile import ZipFile
 import pytest
 from sqlalchemy import URL
 from tests.conftest import way_to
-from tests.e2e.service import environment
+from tests.support.service import environment
 
 from iris_api.database.migrations import head_revision
 

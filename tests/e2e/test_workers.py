@@ -16,11 +16,12 @@ from httpx2 import AsyncClient
 from sqlalchemy import URL
 from tests.conftest import way_to
 from tests.e2e.conftest import Start
-from tests.e2e.service import SETOSA, Service, is_alive, poll_until
 from tests.e2e.stopping import assert_ends
-from tests.e2e.workers import ends_told, heard, until_heard
-from tests.faults.processes import send
-from tests.faults.services import workers_of
+from tests.support.flowers import SETOSA
+from tests.support.processes import send
+from tests.support.service import Service, is_alive, poll_until
+from tests.support.service_processes import workers_of
+from tests.support.workers import ends_told, heard, until_heard
 
 WORKERS = 2
 WRITERS = "SELECT count(DISTINCT backend) FROM iris_predictions"
@@ -42,11 +43,19 @@ async def predictions_counted(service: Service) -> float:
     return sum(map(float, counts))
 
 
-def metrics_folder(worker: int) -> Path:
-    """Where this worker shares its metrics."""
-    environment = Path(f"/proc/{worker}/environ").read_text()
-    [folder] = re.findall(r"PROMETHEUS_MULTIPROC_DIR=([^\0]+)", environment)
-    return Path(folder)
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The services' own folder for temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def metrics_folder(temporary: Path) -> Path:
+    """Where the workers share their metrics."""
+    [folder] = temporary.glob("iris-metrics-*")
+    return folder
 
 
 async def test_two_workers_share_the_work_and_the_metrics(
@@ -109,7 +118,7 @@ def test_a_worker_that_hangs_is_replaced(begin: Callable[..., Service]) -> None:
     send(signal.SIGSTOP, [victim])
     poll_until(lambda: len(set(workers_of(service)) - {victim}) == WORKERS, "it is replaced")
     [line] = ends_told(service)
-    assert (line["event"], line["pid"]) == ("a worker hung, and was killed", victim)
+    assert (line["event"], line["pid"]) == ("worker_hung", victim)
     assert service.stop() == 0
 
 
@@ -128,14 +137,14 @@ def test_a_worker_that_takes_long_to_begin_is_waited_for(begin: Callable[..., Se
 
 
 def test_workers_that_cannot_begin_are_begun_ever_less_often_and_why_is_told(
-    begin: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    begin_interpreter: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "broken"
     program = f"import os\nif os.path.exists({str(broken)!r}):\n    os._exit(3)\n"
     (tmp_path / "sitecustomize.py").write_text(program)  # which each interpreter runs
     paths = [str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
-    service = begin(workers=WORKERS)
+    service = begin_interpreter(workers=WORKERS)
     victim, other = workers_of(service)
     broken.touch()
     send(signal.SIGKILL, [victim])
@@ -149,11 +158,11 @@ def test_workers_that_cannot_begin_are_begun_ever_less_often_and_why_is_told(
 
 
 async def test_workers_without_their_folder_of_metrics_serve_and_say_that_they_share_none(
-    begin: Callable[..., Service],
+    begin: Callable[..., Service], temporary: Path
 ) -> None:
     service = begin(workers=WORKERS)
     workers = workers_of(service)
-    folder = metrics_folder(workers[0])
+    folder = metrics_folder(temporary)
     shutil.rmtree(folder)
     folder.touch()
     assert await predictions_counted(service) == 0, "a worker's own values"
@@ -166,10 +175,10 @@ async def test_workers_without_their_folder_of_metrics_serve_and_say_that_they_s
 
 
 async def test_workers_that_are_killed_again_and_again_add_no_files_and_lose_no_counts(
-    begin: Callable[..., Service],
+    begin: Callable[..., Service], temporary: Path
 ) -> None:
     service = begin(workers=WORKERS)
-    folder = metrics_folder(workers_of(service)[0])
+    folder = metrics_folder(temporary)
     files = sorted(folder.iterdir())
     for turn in range(1, 4):
         await predict(service)
@@ -182,11 +191,11 @@ async def test_workers_that_are_killed_again_and_again_add_no_files_and_lose_no_
 
 
 async def test_serve_with_no_folder_for_temporary_files_serves_and_says_that_metrics_are_not_shared(
-    start: Start, database: URL, data_dir: Path, folder: Path
+    start_interpreter: Start, database: URL, data_dir: Path, folder: Path
 ) -> None:
     os.mkfifo(folder / "serve-0.err")
     reader = os.open(folder / "serve-0.err", os.O_RDONLY | os.O_NONBLOCK)
-    service = start(**way_to(database), data_dir=data_dir, workers=WORKERS)
+    service = start_interpreter(**way_to(database), data_dir=data_dir, workers=WORKERS)
     # No file can be written to, a temporary one either; imports take it longer than this.
     resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (0, 0))
     service.until_ready()
@@ -207,10 +216,12 @@ def test_a_worker_that_hangs_does_not_keep_the_service(begin: Callable[..., Serv
     assert_ends(service, 1 + 2.5)
 
 
-def test_workers_end_with_their_parent_though_it_was_killed(begin: Callable[..., Service]) -> None:
+def test_workers_end_with_their_parent_though_it_was_killed(
+    begin: Callable[..., Service], temporary: Path
+) -> None:
     service = begin(workers=WORKERS)
     workers = workers_of(service)
-    folder = metrics_folder(workers[0])
+    folder = metrics_folder(temporary)
     assert service.stop(signal.SIGKILL) == -signal.SIGKILL
     poll_until(lambda: not any(map(is_alive, workers)), "they have ended")
     assert not folder.exists()

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from anyio.from_thread import start_blocking_portal
 from tests.faults.load import Behaviour
 from tests.faults.postgres import Postgres
-from tests.faults.services import is_not_ready
-from tests.faults.wire import Connection, get, http
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
+from tests.support.service_processes import is_not_ready
+from tests.support.wire import Connection, get, http
 
 _ALIVE_SECONDS = 5
 _READY_SECONDS = 5

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
-from tests.e2e.service import poll_until
 from tests.faults.postgres import Postgres
+from tests.support.service import poll_until
 
 from iris_api.embedded.postgres import EmbeddedPostgres, provide_database
 from iris_api.settings import Settings

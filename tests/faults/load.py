@@ -9,7 +9,7 @@ from typing import Self
 
 from tests.faults.asking import ANONYMOUS_CALLER, Caller, Outcome, Request
 from tests.faults.journal import Journal
-from tests.faults.wire import (
+from tests.support.wire import (
     PATIENCE,
     Answer,
     Connection,

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from tests.e2e.service import poll_until
-from tests.faults.services import is_ready
-from tests.ports import free_port
+from tests.support.ports import free_port
+from tests.support.service import poll_until
+from tests.support.service_processes import is_ready
 
 _SHIPPED = Path(__file__).parents[2] / "deploy" / "nginx.conf"
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")

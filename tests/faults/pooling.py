@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import URL
 from tests.faults.asking import OVERLOADED
-from tests.pgbouncer import PgBouncer
+from tests.support.pgbouncer import PgBouncer
 
 POOLED = os.environ.get("FAULTS_PGBOUNCER", "0") != "0"
 HELD_UP = (OVERLOADED,) if POOLED else ()

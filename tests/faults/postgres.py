@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 import asyncpg
 from sqlalchemy import URL
 from tests.conftest import settings_for
-from tests.e2e.service import is_alive, poll_until
 from tests.faults.pooling import POOLED
-from tests.faults.processes import children, command_of, exists, send
 from tests.faults.verdict import Stored
-from tests.pgbouncer import bounds_of
-from tests.ports import free_port
+from tests.support.pgbouncer import bounds_of
+from tests.support.ports import free_port
+from tests.support.processes import children, command_of, exists, send
+from tests.support.service import is_alive, poll_until
 
 from iris_api.database.migrations import migrate
 from iris_api.embedded.postgres import find_binaries

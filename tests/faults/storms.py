@@ -2,8 +2,8 @@
 
 import time
 
-from tests.e2e.service import Service
 from tests.faults.trial import Trial
+from tests.support.service import Service
 
 LAZY_LOG = ("wal_writer_delay=10s", "wal_writer_flush_after=1GB")
 """PostgreSQL writes its log to the disk when a commit waits for that, and else hardly ever."""

@@ -3,12 +3,12 @@
 import signal
 
 import pytest
-from tests.e2e.service import Service
 from tests.faults import answers_early
 from tests.faults.conftest import OpenTrial
 from tests.faults.load import Mix
 from tests.faults.storms import LAZY_LOG, kill_postgresql
 from tests.faults.trial import Trial
+from tests.support.service import Service
 
 MOST_KILLS = 60
 CONTROL = "what is found here is found at any PostgreSQL"

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from tests.faults.asking import Outcome, State
 from tests.faults.conftest import OpenTrial
 from tests.faults.journal import Journal
-from tests.faults.processes import forget_peak, peak_bytes, resident_bytes
 from tests.faults.scale import scaled
-from tests.faults.wire import Connection, http, run
+from tests.support.processes import forget_peak, peak_bytes, resident_bytes
+from tests.support.wire import Connection, http, run
 
 T = TypeVar("T")
 

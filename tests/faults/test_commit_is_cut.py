@@ -2,13 +2,13 @@
 
 import time
 
-from tests.e2e.service import Service, poll_until
 from tests.faults.asking import UNKNOWN
 from tests.faults.beside import proxy_before
 from tests.faults.conftest import OpenTrial
 from tests.faults.load import Mix
 from tests.faults.trial import Trial
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
+from tests.support.service import Service, poll_until
 
 
 def test_the_answer_to_a_commit_is_cut(open_trial: OpenTrial) -> None:

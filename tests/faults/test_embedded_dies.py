@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 
 import pytest
-from tests.e2e.service import poll_until
 from tests.faults.asking import UNAVAILABLE, UNKNOWN
 from tests.faults.embedded import EmbeddedServer
 from tests.faults.trial import POOL, Trial
+from tests.support.service import poll_until
 
 from iris_api.embedded.postmaster import MOST_ENDS, SECONDS_OF_ENDS
 

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.e2e.service import Service, assert_one_clear_sentence, poll_until
 from tests.faults.asking import UNAVAILABLE, UNKNOWN, UNSAFE
 from tests.faults.beside import outlast, proxy_before, staying_alive
 from tests.faults.conftest import OpenTrial
@@ -14,7 +13,8 @@ from tests.faults.pooling import HELD_UP
 from tests.faults.postgres import Postgres
 from tests.faults.scale import seconds
 from tests.faults.trial import Trial
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
+from tests.support.service import Service, assert_one_clear_sentence, poll_until
 
 
 def test_a_standby_takes_over(open_trial: OpenTrial) -> None:

@@ -10,9 +10,9 @@ from tests.faults.asking import OVERDUE, OVERLOADED
 from tests.faults.conftest import OpenTrial
 from tests.faults.journal import Journal
 from tests.faults.load import Behaviour, Client, Mix, asking
-from tests.faults.processes import resident_bytes
 from tests.faults.scale import seconds
 from tests.faults.trial import POOL, Trial
+from tests.support.processes import resident_bytes
 
 MEBIBYTE = 2**20
 _SLOW_COMMITS = """

@@ -7,8 +7,8 @@ import time
 from tests.faults.asking import UNAVAILABLE, UNKNOWN
 from tests.faults.conftest import OpenTrial
 from tests.faults.pooling import HELD_UP
-from tests.faults.processes import send
 from tests.faults.storms import LAZY_LOG, kill_postgresql
+from tests.support.processes import send
 
 
 def test_postgresql_is_restarted(open_trial: OpenTrial) -> None:

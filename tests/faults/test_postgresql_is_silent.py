@@ -3,14 +3,14 @@
 import signal
 import time
 
-from tests.e2e.service import Service, poll_until
 from tests.faults.asking import OVERLOADED, UNAVAILABLE, UNKNOWN
 from tests.faults.beside import outlast, proxy_before, reading, staying_alive
 from tests.faults.conftest import OpenTrial
 from tests.faults.load import Crowd
-from tests.faults.processes import send
 from tests.faults.scale import seconds
 from tests.faults.trial import POOL, Trial
+from tests.support.processes import send
+from tests.support.service import Service, poll_until
 
 
 def test_postgresql_stands_still(open_trial: OpenTrial) -> None:

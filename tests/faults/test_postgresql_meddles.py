@@ -2,11 +2,11 @@
 
 import time
 
-from tests.e2e.service import poll_until
 from tests.faults.asking import NOT_STORED, UNAVAILABLE
 from tests.faults.beside import proxy_before, reading
 from tests.faults.conftest import OpenTrial
 from tests.faults.load import Mix
+from tests.support.service import poll_until
 
 EAT = """
     CREATE FUNCTION eat() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.service import Service, poll_until
 from tests.faults.asking import OVERLOADED, UNAVAILABLE, UNKNOWN
 from tests.faults.beside import reading, staying_alive
 from tests.faults.conftest import OpenTrial
 from tests.faults.load import Mix
 from tests.faults.scale import seconds
-from tests.faults.services import assert_not_ready, is_not_ready
 from tests.faults.trial import Trial
-from tests.faults.wire import get
+from tests.support.service import Service, poll_until
+from tests.support.service_processes import assert_not_ready, is_not_ready
+from tests.support.wire import get
 
 
 def test_postgresql_takes_fewer_connections_than_the_pool_has(open_trial: OpenTrial) -> None:

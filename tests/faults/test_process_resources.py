@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.service import Service, poll_until
-from tests.e2e.workers import ends_told
 from tests.faults.asking import LOST, OVERDUE, OVERLOADED, REFUSED, UNAVAILABLE, UNKNOWN
 from tests.faults.beside import staying_alive
 from tests.faults.conftest import OpenTrial
-from tests.faults.processes import send
 from tests.faults.scale import seconds
-from tests.faults.services import workers_of
 from tests.faults.trial import POOL
-from tests.faults.wire import PATIENCE, get
+from tests.support.processes import send
+from tests.support.service import Service, poll_until
+from tests.support.service_processes import workers_of
+from tests.support.wire import PATIENCE, get
+from tests.support.workers import ends_told
 
 WORKERS = 2
 START_SECONDS = 20

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from tests.e2e.service import Service, poll_until
 from tests.faults.asking import LOST, REFUSED
 from tests.faults.conftest import OpenTrial
 from tests.faults.load import Client, Mix
 from tests.faults.nginx import Nginx
-from tests.faults.processes import send, unsent_bytes
 from tests.faults.scale import scaled
 from tests.faults.trial import POOL, Trial
-from tests.faults.wire import Answer, get, http, run
+from tests.support.processes import send, unsent_bytes
+from tests.support.service import Service, poll_until
+from tests.support.wire import Answer, get, http, run
 
 WORKERS = 2
 SHUTDOWN_DELAY = 1

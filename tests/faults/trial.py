@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.e2e.service import Service, poll_until
 from tests.faults.asking import ANONYMOUS_CALLER, OK, Outcome, Request
 from tests.faults.journal import Journal
 from tests.faults.load import Behaviour, Crowd, Mix, ask_all, ask_once, asking
 from tests.faults.pooling import Pooling
 from tests.faults.postgres import Postgres
-from tests.faults.processes import is_connected_to
 from tests.faults.report import Line
 from tests.faults.scale import scaled
-from tests.faults.services import is_ready, start_program, workers_of
 from tests.faults.verdict import Verdict
+from tests.support.processes import is_connected_to
+from tests.support.service import Service, poll_until
+from tests.support.service_processes import is_ready, start_program, workers_of
 
 POOL = 8
 REQUEST_SECONDS = 10 + 1  # IRIS_REQUEST_TIMEOUT, and what a machine at work adds
@@ -71,7 +71,7 @@ class Trial:
         database = self._pooling.settings(self.postgres.url(database_port))
         settings = {**database, "data_dir": self._model, "log_level": "WARNING", **settings}
         if program is None:
-            service = Service.start(self.folder, **settings)
+            service = Service.start_interpreter(self.folder, **settings)
         else:
             service = start_program(program, self.folder, **settings)
         self._services.append(service)

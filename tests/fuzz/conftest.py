@@ -7,8 +7,8 @@ import asyncpg
 import pytest
 from sqlalchemy import URL
 from tests.conftest import dsn_of
-from tests.e2e.service import Service, serving
 from tests.fuzz.judging import Stored
+from tests.support.service import Service, serving
 
 MAX_BODY_BYTES = 1_000_000
 

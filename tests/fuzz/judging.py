@@ -5,9 +5,10 @@ import json
 
 import asyncpg
 from hypothesis import HealthCheck, settings
-from tests.e2e.service import SETOSA, Service
 from tests.fuzz.flowers import MARK, MEASURES, measures_of
 from tests.fuzz.wire import JSON, Answer, Wire, request
+from tests.support.flowers import SETOSA
+from tests.support.service import Service
 
 PATHS = ["/predict", "/predict/batch"]
 BODY = json.dumps(SETOSA).encode()

@@ -10,11 +10,12 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.e2e.service import SETOSA, Service
 from tests.fuzz.conftest import MAX_BODY_BYTES
 from tests.fuzz.flowers import BODIES, GOOD, harmed
 from tests.fuzz.judging import BODY, PATHS, Stored, ask, assert_kept, many
 from tests.fuzz.wire import CHUNKED, JSON, Header, Wire, head, in_chunks, request
+from tests.support.flowers import SETOSA
+from tests.support.service import Service
 
 
 @pytest.mark.parametrize("path", PATHS)

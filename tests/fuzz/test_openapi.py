@@ -17,7 +17,8 @@ from httpx2 import Client
 from schemathesis import Case, CheckContext, GenerationMode, HookContext, Response
 from schemathesis.checks import CHECKS
 from schemathesis.engine import Status, events, from_schema
-from tests.e2e.service import SETOSA, Service
+from tests.support.flowers import SETOSA
+from tests.support.service import Service
 
 CASES = int(os.environ.get("FUZZ_CASES", "10000"))
 SEED = int(os.environ.get("FUZZ_SEED", "1"))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.e2e.service import Service
 from tests.fuzz.judging import (
     BODY,
     GOOD_REQUEST,
@@ -18,6 +17,7 @@ from tests.fuzz.judging import (
     many,
 )
 from tests.fuzz.wire import CHUNKED, JSON, Answer, Wire, head, in_chunks, length_of
+from tests.support.service import Service
 
 
 def converse(service: Service, parts: Sequence[bytes]) -> tuple[list[Answer], int]:

@@ -7,11 +7,8 @@ from typing import Any
 
 from fastapi import FastAPI
 from httpx2 import AsyncClient, Response
-from tests.integration.support import (
-    SETOSA,
-    client_of,
-    started,
-)
+from tests.support.application import client_of, started
+from tests.support.flowers import SETOSA
 
 from iris_api.settings import Settings
 

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from httpx2 import AsyncClient
 from sqlalchemy import URL
 from tests.conftest import dsn_of, settings_for
-from tests.integration.support import Held, running, started
+from tests.support.application import Held, running, started
 
 from iris_api.database.url import database_url
 from iris_api.settings import Settings

@@ -7,10 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 from httpx2 import AsyncClient, Response
-from tests.integration.support import (
-    SETOSA,
-    VIRGINICA,
-)
+from tests.support.flowers import SETOSA, VIRGINICA
 
 FLOWERS = [{**SETOSA, "sepal_length": 5 + number / 1000} for number in range(100)]
 BATCH = {"items": [SETOSA, VIRGINICA, SETOSA]}

@@ -3,7 +3,7 @@
 from typing import Any
 
 from httpx2 import AsyncClient
-from tests.integration.support import assert_problem
+from tests.support.application import assert_problem
 
 PARTS = {"database", "schema", "model"}
 

@@ -8,8 +8,8 @@ import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
 from tests.integration.routes import CLOSED, NEEDED, OPEN, ask, assert_unauthorized
-from tests.integration.support import (
-    SETOSA,
+from tests.integration.test_commit_before_answer import routes_of
+from tests.support.application import (
     assert_problem,
     client_of,
     count_rows,
@@ -18,7 +18,7 @@ from tests.integration.support import (
     started,
     store,
 )
-from tests.integration.test_commit_before_answer import routes_of
+from tests.support.flowers import SETOSA
 
 from iris_api.auth.api_keys import create_api_key, digest_of, revoke_api_key
 from iris_api.callers import SCOPES

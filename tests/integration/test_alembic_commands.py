@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 from tests.integration.commands import ROOT, environment, run, start
-from tests.integration.support import fetch
+from tests.support.application import fetch
 
 from iris_api.database.migrations import head_revision
 

@@ -5,7 +5,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from httpx2 import AsyncClient
-from tests.integration.support import assert_problem, store
+from tests.support.application import assert_problem, store
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

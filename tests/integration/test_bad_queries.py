@@ -3,7 +3,8 @@ from dataclasses import dataclass
 import asyncpg
 import pytest
 from httpx2 import AsyncClient
-from tests.integration.support import SETOSA, assert_problem, count_rows
+from tests.support.application import assert_problem, count_rows
+from tests.support.flowers import SETOSA
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -1,7 +1,8 @@
 import asyncpg
 import pytest
 from httpx2 import AsyncClient
-from tests.integration.support import SETOSA, VIRGINICA, assert_problem, count_rows
+from tests.support.application import assert_problem, count_rows
+from tests.support.flowers import SETOSA, VIRGINICA
 
 from iris_api.database.schema import MAX_BATCH_ITEMS
 

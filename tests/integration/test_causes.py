@@ -16,8 +16,9 @@ from sqlalchemy import URL
 from tests.conftest import execute, settings_for
 from tests.integration.repeats import EITHER, ask
 from tests.integration.states import PARTS, checks
-from tests.integration.support import SETOSA, assert_problem, count_rows, running
 from tests.integration.trouble import running_unpooled
+from tests.support.application import assert_problem, count_rows, running
+from tests.support.flowers import SETOSA
 
 from iris_api.database import causes
 from iris_api.settings import Settings

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 from tests.integration.tls import NEEDS_OPENSSL, TlsProxy, make_certificate
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 IS_ROOT = os.geteuid() == 0
 pytestmark = pytest.mark.skipif(

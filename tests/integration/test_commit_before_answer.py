@@ -11,8 +11,9 @@ from fastapi.routing import iter_route_contexts
 from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
-from tests.integration.support import SETOSA, document
 from tests.integration.witness import Sighting, Witness
+from tests.support.application import document
+from tests.support.flowers import SETOSA
 
 from iris_api.database import IrisFeatures, IrisPrediction, create_engine, create_session_factory
 from iris_api.settings import Settings

@@ -2,7 +2,8 @@ import asyncio
 
 import asyncpg
 from httpx2 import AsyncClient, Response
-from tests.integration.support import SETOSA, VIRGINICA, Held, assert_problem, count_rows
+from tests.support.application import Held, assert_problem, count_rows
+from tests.support.flowers import SETOSA, VIRGINICA
 
 FLOWERS = [
     {**(SETOSA if index % 2 else VIRGINICA), "sepal_length": 5 + index / 1000}

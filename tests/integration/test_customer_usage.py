@@ -11,8 +11,8 @@ from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncSession
 from tests.conftest import way_to
-from tests.integration.support import SETOSA
 from tests.integration.witness import Sighting, Witness
+from tests.support.flowers import SETOSA
 
 import iris_api.database
 from iris_api.database import (

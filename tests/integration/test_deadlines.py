@@ -13,8 +13,9 @@ from tests.integration.bounds import (
     changed,
     until_at_work,
 )
-from tests.integration.support import SETOSA, VIRGINICA, Held, assert_problem, count_rows, running
 from tests.integration.trouble import until_blocked, writes_held_up
+from tests.support.application import Held, assert_problem, count_rows, running
+from tests.support.flowers import SETOSA, VIRGINICA
 
 from iris_api.settings import Settings
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from httpx2 import AsyncClient, Response
-from tests.integration.support import running
+from tests.support.application import running
 
 from iris_api.settings import Settings
 

@@ -7,7 +7,6 @@ import pytest
 from httpx2 import AsyncClient
 from sqlalchemy import URL
 from tests.conftest import execute
-from tests.integration.support import SETOSA, assert_problem, count_rows, running
 from tests.integration.trouble import (
     END_CONNECTIONS,
     predict_once_noticed,
@@ -15,6 +14,8 @@ from tests.integration.trouble import (
     set_everywhere,
     until_pooler_tries_again,
 )
+from tests.support.application import assert_problem, count_rows, running
+from tests.support.flowers import SETOSA
 
 from iris_api.database.session import require_durable
 from iris_api.errors import DatabaseUnsafe

@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 from httpx2 import AsyncClient
-from tests.integration.support import SETOSA
 from tests.integration.test_bad_bodies import JSON, flower
+from tests.support.flowers import SETOSA
 
 from iris_api.settings import Settings
 

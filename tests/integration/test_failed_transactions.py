@@ -12,16 +12,9 @@ from sqlalchemy import URL, event
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.pool import ConnectionPoolEntry
 from tests.conftest import settings_for
-from tests.integration.support import (
-    SETOSA,
-    VIRGINICA,
-    assert_problem,
-    client_of,
-    count_rows,
-    engine_of,
-    started,
-)
-from tests.proxy import Proxy
+from tests.support.application import assert_problem, client_of, count_rows, engine_of, started
+from tests.support.flowers import SETOSA, VIRGINICA
+from tests.support.proxy import Proxy
 
 from iris_api.database import IrisFeatures, IrisPrediction, create_prediction
 from iris_api.errors import Problem

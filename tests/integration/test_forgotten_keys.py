@@ -9,13 +9,8 @@ import pytest
 from httpx2 import AsyncClient
 from sqlalchemy.ext.asyncio import AsyncSession
 from tests.integration.repeats import ask, ask_all, assert_same, count_keys
-from tests.integration.support import (
-    SETOSA,
-    VIRGINICA,
-    assert_problem,
-    count_rows,
-    running,
-)
+from tests.support.application import assert_problem, count_rows, running
+from tests.support.flowers import SETOSA, VIRGINICA
 
 from iris_api.database.crud import prune_idempotency_keys
 from iris_api.recording import idempotent, retention

@@ -4,8 +4,9 @@ import asyncpg
 import pytest
 from fastapi import FastAPI
 from httpx2 import AsyncClient, Response
-from tests.integration.support import KILLER, POISON, SETOSA, assert_problem
 from tests.integration.trouble import until_blocked, writes_held_up
+from tests.support.application import assert_problem
+from tests.support.flowers import KILLER, POISON, SETOSA
 
 from iris_api.callers import ANONYMOUS_CALLER
 from iris_api.database import IrisFeatures

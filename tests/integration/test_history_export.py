@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 from httpx2 import AsyncClient
-from tests.integration.support import SETOSA, VIRGINICA
 from tests.integration.trouble import until_blocked
+from tests.support.flowers import SETOSA, VIRGINICA
 
 SLOW = """
     CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$

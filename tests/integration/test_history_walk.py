@@ -7,7 +7,8 @@ from typing import Any
 import asyncpg
 import pytest
 from httpx2 import AsyncClient
-from tests.integration.support import NOON, SETOSA, store
+from tests.support.application import NOON, store
+from tests.support.flowers import SETOSA
 
 ROWS = 250
 

@@ -10,10 +10,8 @@ import pytest
 from fastapi import FastAPI
 from httpx2 import AsyncClient
 from tests.integration.repeats import BATCH, EITHER, ask, ask_all, assert_same, count_keys
-from tests.integration.support import (
-    POISON,
-    SETOSA,
-    VIRGINICA,
+from tests.integration.trouble import until_blocked
+from tests.support.application import (
     assert_problem,
     client_of,
     count_rows,
@@ -22,7 +20,7 @@ from tests.integration.support import (
     running,
     started,
 )
-from tests.integration.trouble import until_blocked
+from tests.support.flowers import POISON, SETOSA, VIRGINICA
 
 from iris_api.inference.training import train
 from iris_api.settings import Settings

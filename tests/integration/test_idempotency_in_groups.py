@@ -7,8 +7,9 @@ import asyncpg
 import pytest
 from httpx2 import AsyncClient, Response
 from tests.integration.repeats import FLOWERS, ask, ask_all, assert_same, count_keys
-from tests.integration.support import POISON, assert_problem, count_rows, running
 from tests.integration.trouble import until_blocked, writes_held_up
+from tests.support.application import assert_problem, count_rows, running
+from tests.support.flowers import POISON
 
 from iris_api.settings import Settings
 

@@ -8,14 +8,8 @@ import asyncpg
 import pytest
 from fastapi import FastAPI
 from httpx2 import AsyncClient, Response
-from tests.integration.support import (
-    SETOSA,
-    VIRGINICA,
-    assert_problem,
-    client_of,
-    make_key,
-    metric,
-)
+from tests.support.application import assert_problem, client_of, make_key, metric
+from tests.support.flowers import SETOSA, VIRGINICA
 
 from iris_api.settings import Settings
 

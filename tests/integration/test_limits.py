@@ -6,13 +6,8 @@ from typing import Any
 import asyncpg
 from fastapi import FastAPI
 from tests.integration.bounds import ask, begin, changed, in_parts, limits_of, until_at_work
-from tests.integration.support import (
-    SETOSA,
-    Held,
-    assert_problem,
-    count_rows,
-    metric,
-)
+from tests.support.application import Held, assert_problem, count_rows, metric
+from tests.support.flowers import SETOSA
 
 from iris_api.settings import Settings
 

@@ -8,11 +8,8 @@ from httpx2 import AsyncClient
 from sqlalchemy import URL
 from tests.conftest import settings_for
 from tests.integration.states import assert_alive, checks
-from tests.integration.support import (
-    SETOSA,
-    assert_problem,
-    running,
-)
+from tests.support.application import assert_problem, running
+from tests.support.flowers import SETOSA
 
 from iris_api.inference.artifact import MANIFEST_NAME, Manifest
 from iris_api.settings import Settings

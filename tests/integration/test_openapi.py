@@ -6,7 +6,7 @@ from urllib.parse import urljoin
 
 import pytest
 from httpx2 import AsyncClient
-from tests.integration.support import PROBLEM, document
+from tests.support.application import PROBLEM, document
 
 OPERATIONS = [
     (method, path) for path, operations in document()["paths"].items() for method in operations

@@ -4,7 +4,8 @@ import pytest
 from fastapi import FastAPI
 from httpx2 import AsyncClient
 from prometheus_client.parser import text_string_to_metric_families
-from tests.integration.support import SETOSA, VIRGINICA, assert_problem, running
+from tests.support.application import assert_problem, running
+from tests.support.flowers import SETOSA, VIRGINICA
 
 from iris_api.settings import Settings
 

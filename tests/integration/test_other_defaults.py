@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tests.conftest import execute
 from tests.integration.repeats import BATCH, ask, assert_same
 from tests.integration.states import PARTS, checks
-from tests.integration.support import SETOSA, count_rows, running
+from tests.support.application import count_rows, running
+from tests.support.flowers import SETOSA
 
 from iris_api.database import IrisFeatures, IrisPrediction, create_prediction
 from iris_api.settings import Settings

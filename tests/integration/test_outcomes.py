@@ -11,8 +11,9 @@ import pytest
 from httpx2 import AsyncClient, Response
 from sqlalchemy import URL, make_url
 from tests.conftest import settings_for, way_to
-from tests.integration.support import SETOSA, assert_problem, count_rows, metric, running
-from tests.proxy import Proxy
+from tests.support.application import assert_problem, count_rows, metric, running
+from tests.support.flowers import SETOSA
+from tests.support.proxy import Proxy
 
 FLOWERS = [{**SETOSA, "sepal_length": 5 + number / 1000} for number in range(20)]
 BATCH = {"items": FLOWERS[:3]}

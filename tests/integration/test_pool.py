@@ -11,14 +11,8 @@ from fastapi import FastAPI
 from httpx2 import AsyncClient
 from sqlalchemy import event
 from starlette.types import Message
-from tests.integration.support import (
-    POISON,
-    SETOSA,
-    assert_problem,
-    client_of,
-    engine_of,
-    make_key,
-)
+from tests.support.application import assert_problem, client_of, engine_of, make_key
+from tests.support.flowers import POISON, SETOSA
 
 from iris_api.callers import ANONYMOUS_CALLER
 from iris_api.database import IrisFeatures, create_engine

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import URL
-from tests.integration.support import SETOSA, running
-from tests.pgbouncer import PATH, PgBouncer
+from tests.support.application import running
+from tests.support.flowers import SETOSA
+from tests.support.pgbouncer import PATH, PgBouncer
 
 from iris_api.database.migrations import migrate
 from iris_api.errors import ConfigurationError

@@ -3,12 +3,11 @@ import joblib
 import pytest
 from httpx2 import AsyncClient
 from sklearn.datasets import load_iris
-from tests.integration.support import running
+from tests.support.application import running
+from tests.support.flowers import SETOSA
 
 from iris_api.iris import FEATURE_NAMES
 from iris_api.settings import Settings
-
-SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 
 
 async def test_a_prediction_is_answered_and_stored(

@@ -9,7 +9,7 @@ import pytest_asyncio
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import Connection, event, text
-from tests.integration.support import engine_of
+from tests.support.application import engine_of
 
 from iris_api.app import create_app
 from iris_api.settings import Settings

@@ -4,14 +4,8 @@ import re
 
 import pytest
 from httpx2 import AsyncClient, Response
-from tests.integration.support import (
-    SETOSA,
-    assert_problem,
-    client_of,
-    make_key,
-    running,
-    started,
-)
+from tests.support.application import assert_problem, client_of, make_key, running, started
+from tests.support.flowers import SETOSA
 
 from iris_api.auth import rate_limit
 from iris_api.settings import Settings

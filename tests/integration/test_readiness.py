@@ -10,8 +10,9 @@ from httpx2 import AsyncClient
 from sqlalchemy import URL
 from tests.conftest import execute, settings_for
 from tests.integration.states import PARTS, assert_alive, checks
-from tests.integration.support import SETOSA, assert_problem, client_of, engine_of, running, started
 from tests.integration.trouble import writes_held_up
+from tests.support.application import assert_problem, client_of, engine_of, running, started
+from tests.support.flowers import SETOSA
 
 from iris_api.database.migrations import head_revision, migrate
 from iris_api.recording import recorder

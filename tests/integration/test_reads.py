@@ -9,15 +9,10 @@ import pytest
 from fastapi import FastAPI
 from httpx2 import AsyncClient, Response
 from tests.integration.routes import NEEDED, OPEN
-from tests.integration.support import (
-    SETOSA,
-    assert_problem,
-    client_of,
-    make_key,
-    running,
-)
 from tests.integration.test_commit_before_answer import EXAMPLES
 from tests.integration.test_operations import metrics
+from tests.support.application import assert_problem, client_of, make_key, running
+from tests.support.flowers import SETOSA
 
 from iris_api.settings import Settings
 

@@ -9,7 +9,8 @@ from httpx2 import AsyncClient
 from sqlalchemy import URL
 from tests.conftest import execute, settings_for
 from tests.integration.states import PARTS, checks
-from tests.integration.support import SETOSA, assert_problem, count_rows, running
+from tests.support.application import assert_problem, count_rows, running
+from tests.support.flowers import SETOSA
 
 from iris_api.database.migrations import migrate
 from iris_api.errors import ConfigurationError

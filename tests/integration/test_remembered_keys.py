@@ -11,12 +11,13 @@ from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncSession
 from tests.conftest import execute
 from tests.integration.routes import CLOSED, ask, assert_unauthorized
-from tests.integration.support import SETOSA, assert_problem, client_of, make_key, started
 from tests.integration.trouble import (
     END_CONNECTIONS,
     predict_once_noticed,
     until_pooler_tries_again,
 )
+from tests.support.application import assert_problem, client_of, make_key, started
+from tests.support.flowers import SETOSA
 
 from iris_api.auth import key_cache
 from iris_api.auth.api_keys import create_api_key, find_callers, revoke_api_key

@@ -11,7 +11,6 @@ from httpx2 import AsyncClient
 from sqlalchemy import URL, make_url
 from tests.conftest import execute, settings_for
 from tests.integration.states import PARTS, assert_alive, checks
-from tests.integration.support import SETOSA, assert_problem, running
 from tests.integration.trouble import (
     END_CONNECTIONS,
     predict_once_noticed,
@@ -19,6 +18,8 @@ from tests.integration.trouble import (
     set_everywhere,
     until_pooler_tries_again,
 )
+from tests.support.application import assert_problem, running
+from tests.support.flowers import SETOSA
 
 from iris_api.database import IrisFeatures, IrisPrediction, create_prediction
 from iris_api.database.session import require_durable

@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 from tests.conftest import dsn_of
-from tests.integration.support import SETOSA, assert_problem, count_rows, running
+from tests.support.application import assert_problem, count_rows, running
+from tests.support.flowers import SETOSA
 
 from iris_api.database.migrations import migrate
 from iris_api.embedded.postgres import provide_database

@@ -9,15 +9,8 @@ import pytest
 from httpx2 import AsyncClient, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 from tests.integration.repeats import ask
-from tests.integration.support import (
-    SETOSA,
-    VIRGINICA,
-    assert_problem,
-    client_of,
-    count_rows,
-    make_key,
-    started,
-)
+from tests.support.application import assert_problem, client_of, count_rows, make_key, started
+from tests.support.flowers import SETOSA, VIRGINICA
 
 from iris_api.database import IrisFeatures, IrisPrediction, create_prediction
 from iris_api.errors import NotStored

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 from tests.integration.states import checks
-from tests.integration.support import SETOSA, assert_problem, running
 from tests.integration.tls import NEEDS_OPENSSL, TlsProxy, make_certificate
-from tests.proxy import Proxy
+from tests.support.application import assert_problem, running
+from tests.support.flowers import SETOSA
+from tests.support.proxy import Proxy
 
 from iris_api.database.migrations import head_revision, migrate
 from iris_api.errors import ConfigurationError

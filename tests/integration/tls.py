@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import URL
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 IS_INSTALLED = shutil.which("openssl") is not None and ssl.OPENSSL_VERSION_INFO >= (3,)
 NEEDS_OPENSSL = pytest.mark.skipif(not IS_INSTALLED, reason="OpenSSL 3 is not installed")

@@ -9,7 +9,8 @@ from fastapi import FastAPI
 from httpx2 import AsyncClient, Response
 from pydantic import SecretStr
 from sqlalchemy import URL, text
-from tests.integration.support import SETOSA, client_of, started
+from tests.support.application import client_of, started
+from tests.support.flowers import SETOSA
 
 from iris_api.settings import Settings
 

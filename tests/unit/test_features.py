@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tests.support.flowers import SETOSA
 
 from iris_api.database.models import IrisPrediction
 from iris_api.database.schema import MAX_BATCH_ITEMS, IrisFeatures, IrisFeaturesBatch
 from iris_api.iris import FEATURE_NAMES, LABELS, ClassPrediction
 
-SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 MEASURES = st.floats(0, 100, exclude_min=True) | st.integers(1, 100)
 NUMBERS_OUTSIDE = (
     st.floats(max_value=0)

@@ -41,7 +41,7 @@ def test_every_file_imports_only_what_it_may() -> None:
     [
         ("errors.py", "import iris_api.settings", "A file imports only from lines above its own"),
         ("inference/engine.py", "import iris_api.api", "A file imports only from lines above"),
-        ("server/connections/keeper.py", "import iris_api.server.run", "Within the server"),
+        ("server/supervisor.py", "import iris_api.server.run", "Within the server package"),
         ("database/models.py", "import iris_api.database.crud", "Within the database package"),
         ("inference/artifact.py", "import iris_api.inference.engine", "Within the inference"),
         ("inference/classifier.py", "import fastapi", "Inference knows neither FastAPI nor"),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
+from tests.support.flowers import SETOSA
 
 from iris_api.database.schema import IrisFeatures, IrisFeaturesBatch, PageQuery
 from iris_api.errors import (
@@ -28,7 +29,6 @@ from iris_api.web.problems import (
     problem_responses,
 )
 
-SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 SECRET = "n0t-to-be-echoed"  # noqa: S105, no password
 LOCATIONS = get_args(get_type_hints(FieldError)["location"])
 

@@ -16,7 +16,7 @@ from typing import TextIO
 import pytest
 import structlog
 from structlog.typing import EventDict
-from tests.e2e.service import poll_until
+from tests.support.service import poll_until
 
 from iris_api.observability import standard_error
 from iris_api.observability.standard_error import unblocked

@@ -175,7 +175,7 @@ class Supervisor(Multiprocess):
         never_served = known.heard is None
         self._pause = min(max(1.0, 2 * self._pause), _LONGEST_PAUSE) if never_served else 0
         known.due = time.monotonic() + self._pause
-        event = "a worker hung, and was killed" if is_hung else "a worker has ended"
+        event = "worker_hung" if is_hung else "worker_ended"
         log.warning(
             event,
             pid=worker.pid,

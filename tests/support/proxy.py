@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Self
 
 from sqlalchemy import URL
-from tests.conversation import Conversation, Cut, commits_rows
+from tests.support.conversation import Conversation, Cut, commits_rows
 
 _CHUNK = 65536
 _CANCELED = b"SERROR\0VERROR\0C57014\0Mcanceling statement due to user request\0\0"

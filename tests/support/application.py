@@ -26,12 +26,6 @@ from iris_api.inference import Classifier
 from iris_api.iris import ClassPrediction
 from iris_api.settings import Settings
 
-SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
-VIRGINICA = {"sepal_length": 6.3, "sepal_width": 3.3, "petal_length": 6.0, "petal_width": 2.5}
-POISON = {**SETOSA, "sepal_length": 6.66}
-"""The fixture `poisoned` has PostgreSQL refuse this one's row."""
-KILLER = {**SETOSA, "sepal_length": 7.77}
-"""The fixture `poisoned` has PostgreSQL break off at this one's row."""
 PROBLEM = "application/problem+json"
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 

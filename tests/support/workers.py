@@ -4,13 +4,13 @@ import json
 import re
 from typing import Any
 
-from tests.e2e.service import Service, poll_until
+from tests.support.service import Service, poll_until
 
 
 def told(service: Service) -> list[dict[str, Any]]:
     """What it says of its workers; a worker's last words may stand between."""
     lines = map(json.loads, re.findall(r"^{.*}$", service.errors, re.MULTILINE))
-    return [line for line in lines if "a worker" in line["event"]]
+    return [line for line in lines if line["event"].startswith("worker_")]
 
 
 def ends_told(service: Service) -> list[dict[str, Any]]:

@@ -4,10 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.service import Service, environment
-from tests.faults.processes import children, command_of
-from tests.faults.wire import Answer, LostError, RefusedError, get
-from tests.ports import free_port
+from tests.support.forkserver import WORKER
+from tests.support.ports import free_port
+from tests.support.processes import children, command_of, name_of
+from tests.support.service import Service, environment
+from tests.support.wire import Answer, LostError, RefusedError, get
 
 
 def start_program(program: str, folder: Path, **settings: object) -> Service:
@@ -29,7 +30,11 @@ def start_program(program: str, folder: Path, **settings: object) -> Service:
 
 def workers_of(service: Service) -> list[int]:
     """The processes that serve; the only one, or those that it has started."""
-    spawned = [pid for pid in children(service.process.pid) if "spawn_main" in command_of(pid)]
+    spawned = [
+        pid
+        for pid in children(service.process.pid)
+        if "spawn_main" in command_of(pid) or name_of(pid) == WORKER
+    ]
     return spawned or [service.process.pid]
 
 

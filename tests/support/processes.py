@@ -25,6 +25,13 @@ def command_of(pid: int) -> str:
     return ""
 
 
+def name_of(pid: int) -> str:
+    """Its name, as ``ps -o comm`` shows it; empty where it has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
 def exists(pid: int) -> bool:
     """Whether it runs, or has ended and waits for its parent."""
     return Path(f"/proc/{pid}").exists()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from sqlalchemy import URL
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 from iris_api.embedded.privileges import as_ordinary_user
 
@@ -30,7 +30,7 @@ autodb_idle_timeout = 5
 server_login_retry = 1
 """
 PATH = f"{os.environ['PATH']}:/usr/sbin"
-_PAGE = Path(__file__).parents[1] / "docs" / "pgbouncer.md"
+_PAGE = Path(__file__).parents[2] / "docs" / "pgbouncer.md"
 _SECONDS_TO_START = 20
 _SECONDS_BETWEEN_STARTS = 0.02
 

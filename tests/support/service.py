@@ -12,15 +12,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any, TypeAlias
 
 import pytest
 from httpx2 import AsyncClient
 from sqlalchemy import URL
 from tests.conftest import way_to
-from tests.ports import free_port
+from tests.support import forkserver
+from tests.support.ports import free_port
 
-SETOSA = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 _PATIENCE = 90  # seconds; nothing here takes a tenth of it on an idle machine
 
 
@@ -53,11 +54,29 @@ def postmaster_of(data_dir: Path) -> int:
     return int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
 
 
+Process: TypeAlias = subprocess.Popen[bytes] | forkserver.Forked
+Start: TypeAlias = Callable[..., Process]
+
+
+def _start_interpreter(
+    *arguments: str, env: dict[str, str], cwd: Path, stdout: IO[bytes], stderr: IO[bytes]
+) -> Process:
+    return subprocess.Popen(
+        [sys.executable, "-m", "iris_api", *arguments],
+        env=env,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+    )
+
+
 @dataclass
 class Service:
     """``iris-api serve`` as a process group of its own, its output in two files."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     port: int
     output_file: Path
     errors_file: Path
@@ -65,18 +84,26 @@ class Service:
     @classmethod
     def start(cls, folder: Path, *arguments: str, **settings: object) -> "Service":
         """Start it, with ``folder`` as the current one. Does not wait."""
+        return cls._start(forkserver.start, folder, *arguments, **settings)
+
+    @classmethod
+    def start_interpreter(cls, folder: Path, *arguments: str, **settings: object) -> "Service":
+        """The same, in a new interpreter, with a real start's time and memory."""
+        return cls._start(_start_interpreter, folder, *arguments, **settings)
+
+    @classmethod
+    def _start(cls, start: Start, folder: Path, *arguments: str, **settings: object) -> "Service":
         port = int(str(settings.setdefault("port", free_port())))
         number = len(list(folder.glob("serve-*.out")))
         output_file, errors_file = folder / f"serve-{number}.out", folder / f"serve-{number}.err"
         with output_file.open("wb") as output, errors_file.open("wb") as errors:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "iris_api", "serve", *arguments],
+            process = start(
+                "serve",
+                *arguments,
                 env=environment(**settings),
                 cwd=folder,
-                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
-                start_new_session=True,
             )
         return cls(process, port, output_file, errors_file)
 
@@ -173,16 +200,16 @@ def serving(folder: Path, database: URL, **settings: object) -> Iterator[Service
 
 def run(folder: Path, *arguments: str, **settings: object) -> "subprocess.CompletedProcess[str]":
     """Run ``iris-api`` to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "iris_api", *arguments],
-        env=environment(**settings),
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_PATIENCE,
-        check=False,
-    )
+    with TemporaryFile() as output, TemporaryFile() as errors:
+        process = forkserver.start(
+            *arguments, env=environment(**settings), cwd=folder, stdout=output, stderr=errors
+        )
+        code = process.wait(_PATIENCE)
+        output.seek(0)
+        errors.seek(0)
+        return subprocess.CompletedProcess(
+            process.args, code, output.read().decode(), errors.read().decode()
+        )
 
 
 def assert_one_clear_sentence(errors: str, *words: str) -> None:
