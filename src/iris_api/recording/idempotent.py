@@ -194,13 +194,13 @@ async def copy_rows_once(
     if kept is None:
         try:
             async with batch_transaction(connection) as driver:
-                stored = await draw_ids(driver, len(asked), caller.id_sequence)
-                await copy(driver, rows, stored)
-                await _claim(driver, caller.client, key, stored)
+                drawn = await draw_ids(driver, len(asked), caller.id_sequence)
+                await copy(driver, rows, drawn)
+                await _claim(driver, caller.client, key, drawn.predictions)
         except _KeyTakenError:
             [kept] = await _find(connection, known, is_batch=True)
         else:
-            return stored
+            return drawn.predictions
     return _require_same(kept, asked, is_batch=True)
 
 

@@ -44,6 +44,14 @@ class StoredPrediction(NamedTuple):
     replayed: ClassPrediction | None = None
 
 
+class Drawn(NamedTuple):
+    """What is known of rows before they are sent by COPY."""
+
+    predictions: list[StoredPrediction]
+    has_triggers: bool
+    """Whether a trigger may change the rows on their way into the table."""
+
+
 COLUMNS = (
     "client",
     *FEATURE_NAMES,
@@ -146,21 +154,22 @@ _INSERT_GROUP = f"""
         THEN true ELSE {FAIL} END
     ORDER BY position
 """  # noqa: S608
-# MATERIALIZED, or PostgreSQL would look the sequence up anew for each id.
-_DRAW_IDS = """
-    WITH chosen AS MATERIALIZED (
-        SELECT coalesce($2, pg_get_serial_sequence('iris_predictions', 'id'))::regclass AS sequence)
-    SELECT array_agg(nextval(sequence)), now()
-    FROM chosen, generate_series(1, $1)
-"""
 # COPY says how many rows it has stored, not which. Only triggers change them on the way: those on
 # each row (1), before (2) an INSERT (4); https://www.postgresql.org/docs/18/catalog-pg-trigger.html
-_HAS_TRIGGERS = """
-    SELECT EXISTS (
+# The INSERT of no row locks the table, so that none is added before the COPY. MATERIALIZED, or
+# PostgreSQL would look the sequence up anew for each id.
+_DRAW_IDS = """
+    WITH locked AS (
+        INSERT INTO iris_predictions (client) SELECT NULL WHERE false
+    ), chosen AS MATERIALIZED (
+        SELECT coalesce($2, pg_get_serial_sequence('iris_predictions', 'id'))::regclass AS sequence
+    )
+    SELECT array_agg(nextval(sequence)), now(), EXISTS (
         SELECT FROM pg_trigger
         WHERE tgtype & 7 = 7 AND tgenabled <> 'D' AND NOT tgisinternal AND (
             tgrelid = 'iris_predictions'::regclass OR tgrelid IN (
                 SELECT inhrelid FROM pg_inherits WHERE inhparent = 'iris_predictions'::regclass)))
+    FROM chosen, generate_series(1, $1)
 """
 _COUNT_AS_SENT = f"""
     SELECT count(*)
@@ -210,9 +219,9 @@ async def copy_rows(
     raises where PostgreSQL refuses a row, and `NotStored`.
     """
     async with batch_transaction(connection) as driver:
-        stored = await draw_ids(driver, count, id_sequence)
-        await copy(driver, rows, stored)
-    return stored
+        drawn = await draw_ids(driver, count, id_sequence)
+        await copy(driver, rows, drawn)
+    return drawn.predictions
 
 
 @asynccontextmanager
@@ -226,28 +235,27 @@ async def batch_transaction(connection: PoolProxiedConnection) -> AsyncIterator[
             yield driver
 
 
-async def draw_ids(driver: Driver, count: int, id_sequence: str | None) -> list[StoredPrediction]:
-    """Ids that nobody else gets, ascending, and the transaction's time."""
+async def draw_ids(driver: Driver, count: int, id_sequence: str | None) -> Drawn:
+    """Draw ids from the sequence, ascending, with the transaction's time, and lock the table."""
     drawn = await driver.fetchrow(_DRAW_IDS, count, id_sequence)
     assert drawn is not None, "an aggregate is one row"  # noqa: S101
-    ids, now = drawn
-    return [StoredPrediction(number, now) for number in sorted(ids)]
+    ids, now, has_triggers = drawn
+    return Drawn([StoredPrediction(number, now) for number in sorted(ids)], has_triggers)
 
 
-async def copy(
-    driver: Driver, rows: Callable[[], Iterable[NewPrediction]], stored: Sequence[StoredPrediction]
-) -> None:
+async def copy(driver: Driver, rows: Callable[[], Iterable[NewPrediction]], drawn: Drawn) -> None:
     """Send the rows by COPY, each with the id and the time that were drawn for it.
 
     Raises `NotStored` where PostgreSQL has stored fewer, or others.
     """
+    stored = drawn.predictions
     tag = await driver.copy_records_to_table(
         IrisPrediction.__tablename__,
         records=(values(row) + added[:2] for row, added in zip(rows(), stored, strict=True)),
         columns=[*COLUMNS, "id", "created_at"],
     )
     count = int(tag.removeprefix("COPY "))
-    if count == len(stored) and await driver.fetchval(_HAS_TRIGGERS):
+    if count == len(stored) and drawn.has_triggers:
         sent = arrays(rows())
         ids = [row.id for row in stored]
         count = await driver.fetchval(_COUNT_AS_SENT, *sent, ids, stored[0].created_at)
