@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 IN_PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install run migrate train test fuzz faults check format load bench bench-against bench-peers bench-history bench-pieces image clean
+.PHONY: help install run migrate train test test-fast fuzz faults check format load bench bench-against bench-peers bench-history bench-pieces image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ train: $(INSTALLED) ## train the model anew
 test: $(INSTALLED) ## run all tests, on a container where an engine answers, else on the embedded PostgreSQL
 	@$(BIN)/coverage erase
 	FUZZ_CASES=$${FUZZ_CASES:-2000} $(BIN)/pytest --cov --cov-report=term $(IN_PARALLEL)
+
+test-fast: $(INSTALLED) ## run the unit tests and one prediction on the embedded PostgreSQL
+	IRIS_TEST_DATABASE=embedded $(BIN)/pytest --quiet $(IN_PARALLEL) tests/unit tests/e2e/test_smoke.py
 
 fuzz: $(INSTALLED) ## fuzz the service: 10,000 cases from its OpenAPI document, and raw bodies
 	$(BIN)/pytest tests/fuzz

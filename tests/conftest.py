@@ -7,21 +7,25 @@ really commits.
 """
 
 import asyncio
+import gc
 import os
 import re
 import shutil
 import signal
+import warnings
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 import asyncpg
 import docker
 import pytest
-from docker.errors import DockerException
+from docker.errors import DockerException, ImageNotFound
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import SecretStr
+from requests.exceptions import RequestException
 from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 from testcontainers.community.postgres import PostgresContainer
@@ -37,22 +41,50 @@ from iris_api.settings import Settings
 IMAGE = os.environ.get("IRIS_TEST_POSTGRES_IMAGE", "postgres:18")
 CHOICE = os.environ.get("IRIS_TEST_DATABASE", "")
 TEMPLATE = "iris_template"
+_REASON = "IRIS_TEST_DATABASE_REASON"
+_PULL_SECONDS = 60
 
 for name in [name for name in os.environ if re.match("IRIS_(?!TEST_)", name)]:
     del os.environ[name]  # the developer's own settings must not leak into a test
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nor what nohup ignores, into the tests' servers
 
 
-def _engine_answers() -> bool:
+def _why_no_container() -> str | None:
+    """Why the tests cannot have a container of `IMAGE`; None where they can."""
+    engine = None
+    with suppress(DockerException):
+        engine = docker.from_env(timeout=_PULL_SECONDS)
+    if engine is None:
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+            gc.collect()  # the client that failed has left a socket open
+        return "no container engine answers"
     try:
-        client = docker.from_env(timeout=5)
-    except DockerException:
-        return False
-    client.close()
-    return True
+        engine.images.get(IMAGE)
+    except ImageNotFound:
+        try:
+            engine.images.pull(IMAGE)
+        except (DockerException, RequestException) as error:
+            reason = str(error).splitlines()[0]
+            return f"the container engine has no image {IMAGE} and cannot pull it: {reason}"
+    except (DockerException, RequestException) as error:
+        return f"the container engine failed: {error}"
+    finally:
+        engine.close()
+    return None
 
 
-DATABASE = CHOICE or ("container" if _engine_answers() else "embedded")
+def _choose() -> tuple[str, str]:
+    """The database, and the reason. A worker of xdist takes what its controller has chosen."""
+    if CHOICE:
+        return CHOICE, os.environ.get(_REASON, "IRIS_TEST_DATABASE says so")
+    reason = _why_no_container()
+    chosen = "container" if reason is None else "embedded"
+    os.environ["IRIS_TEST_DATABASE"] = chosen
+    os.environ[_REASON] = reason or "a container engine answers and has the image"
+    return chosen, os.environ[_REASON]
+
+
+DATABASE, REASON = _choose()
 
 
 def pytest_report_header() -> str:
@@ -63,8 +95,7 @@ def pytest_report_header() -> str:
         "embedded": "the wheel's",
         "pgbouncer": "in transaction mode, before the wheel's",
     }
-    reason = "IRIS_TEST_DATABASE says so" if CHOICE else "chosen by whether an engine answers"
-    return f"PostgreSQL: {DATABASE} ({details[DATABASE]}; {reason})"
+    return f"PostgreSQL: {DATABASE} ({details[DATABASE]}; {REASON})"
 
 
 @pytest.fixture(scope="session")

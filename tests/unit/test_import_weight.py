@@ -1,0 +1,33 @@
+"""What an import loads: a client, a command and a customer of the database need no classifier."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("sklearn", "scipy", "joblib", "prometheus_client")
+SERVER = ("fastapi", "starlette", "sqlalchemy", "asyncpg", "numpy", *HEAVY)
+
+
+def loaded(program: str) -> set[str]:
+    """The top-level modules that a new interpreter has loaded after this program."""
+    report = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    result = subprocess.run(
+        [sys.executable, "-c", f"{program}\n{report}"], capture_output=True, text=True, check=True
+    )
+    return set(result.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    ("program", "unwanted"),
+    [
+        ("import iris_api.iris", SERVER),
+        ("import iris_api.callers", SERVER),
+        ("import iris_api.database", HEAVY),
+        ("import iris_api.cli", SERVER),
+        ("import iris_api.cli.keys", HEAVY),
+        ("import iris_api.cli.migrate", HEAVY),
+    ],
+)
+def test_import_loads_only_what_it_needs(program: str, unwanted: tuple[str, ...]) -> None:
+    assert not loaded(program) & set(unwanted)
