@@ -3,13 +3,9 @@
 import asyncio
 import json
 import os
-import pty
 import signal
-import socket
 import subprocess
 import sys
-import termios
-import tty
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +15,7 @@ from sqlalchemy import URL
 from tests.conftest import way_to
 from tests.e2e.stopping import assert_ends
 from tests.support import forkserver
+from tests.support.ends import a_pipe, a_socket, a_terminal
 from tests.support.flowers import SETOSA
 from tests.support.ports import free_port
 from tests.support.processes import send
@@ -36,21 +33,6 @@ MAY_READ = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
 """For Python and the model may be in folders of root's alone."""
 Ends = Callable[[], tuple[int, int]]
 Serve = Callable[..., tuple[Service, int]]
-
-
-def a_pipe() -> tuple[int, int]:
-    return os.pipe()
-
-
-def a_socket() -> tuple[int, int]:
-    ours, theirs = socket.socketpair()
-    return ours.detach(), theirs.detach()
-
-
-def a_terminal() -> tuple[int, int]:
-    ours, theirs = pty.openpty()
-    tty.setraw(theirs, termios.TCSANOW)  # or it would make two characters of each line's end
-    return ours, theirs
 
 
 @pytest.fixture

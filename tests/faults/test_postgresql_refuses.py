@@ -1,6 +1,5 @@
 """A PostgreSQL that answers, and does not do what is asked: there is no room, a lock, no right."""
 
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from tests.faults.conftest import OpenTrial
 from tests.faults.load import Mix
 from tests.faults.scale import seconds
 from tests.faults.trial import Trial
+from tests.support.disks import small_folder
 from tests.support.service import Service, poll_until
 from tests.support.service_processes import assert_not_ready, is_not_ready
 from tests.support.wire import get
@@ -72,14 +72,8 @@ def test_postgresql_takes_no_writes(open_trial: OpenTrial) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", str(folder)]
-    result = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if result.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {result.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_folder(tmp_path / "disk", "160m") as folder:
+        yield folder
 
 
 def test_the_disk_is_full(small_disk: Path, open_trial: OpenTrial) -> None:

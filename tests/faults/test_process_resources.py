@@ -3,7 +3,6 @@
 import errno
 import resource
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from tests.faults.beside import staying_alive
 from tests.faults.conftest import OpenTrial
 from tests.faults.scale import seconds
 from tests.faults.trial import POOL
+from tests.support.disks import small_folder
 from tests.support.processes import send
 from tests.support.service import Service, poll_until
 from tests.support.service_processes import workers_of
@@ -30,16 +30,10 @@ NEW_LABELS = ["/predictions?limit=1", "/predictions?limit=x", "/nowhere", "/pred
 
 
 @pytest.fixture
-def small_folder(tmp_path: Path) -> Iterator[Path]:
+def temporary(tmp_path: Path) -> Iterator[Path]:
     """Of 4 MiB: the files of three workers fit in."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    result = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if result.returncode:
-        pytest.skip(f"a small folder cannot be mounted here: {result.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_folder(tmp_path / "small", "4m") as folder:
+        yield folder
 
 
 def fill(folder: Path) -> None:
@@ -54,17 +48,17 @@ def fill(folder: Path) -> None:
 
 
 def test_the_temporary_folder_is_full(
-    small_folder: Path, open_trial: OpenTrial, monkeypatch: pytest.MonkeyPatch
+    temporary: Path, open_trial: OpenTrial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = open_trial("temporary folder full")
-    monkeypatch.setenv("TMPDIR", str(small_folder))
+    monkeypatch.setenv("TMPDIR", str(temporary))
     service = trial.serve(workers=WORKERS)
     number = WORKERS
     killed: set[int] = set()
     with trial.load(service.port, beside=[staying_alive(service.port)]):
         for _ in trial.rounds(5, at_least=2):
             trial.until_stored(100)
-            fill(small_folder)
+            fill(temporary)
             for path in NEW_LABELS * 4:  # so that each worker gets some
                 assert get(service.port, path).status < 500
             if number == WORKERS:
@@ -80,11 +74,11 @@ def test_the_temporary_folder_is_full(
             assert time.monotonic() - began < START_SECONDS
             assert get(service.port, "/metrics").status == 200
             assert {line["pid"] for line in ends_told(service)} == killed, "another has died"
-            (small_folder / "ballast").unlink()
-    assert_told(service, small_folder)
+            (temporary / "ballast").unlink()
+    assert_told(service, temporary)
     trial.conclude(service.port, LOST, backends=POOL * number)
     assert service.stop() == 0
-    assert list(small_folder.iterdir()) == []
+    assert list(temporary.iterdir()) == []
 
 
 def assert_told(service: Service, folder: Path) -> None:

@@ -1,13 +1,9 @@
 """What becomes of a log whose reader stops reading: nothing that the service would wait for."""
 
 import os
-import pty
-import socket
 import subprocess
 import sys
-import termios
 import time
-import tty
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -16,6 +12,7 @@ from typing import TextIO
 import pytest
 import structlog
 from structlog.typing import EventDict
+from tests.support.ends import a_pipe, a_socket, a_terminal
 from tests.support.service import poll_until
 
 from iris_api.observability import standard_error
@@ -24,21 +21,6 @@ from iris_api.observability.standard_error import unblocked
 LINE = "0123456789" * 10 + "\n"
 MANY = 20_000
 """Lines that fit into no pipe, and not into the queue before it."""
-
-
-def a_pipe() -> tuple[int, int]:
-    return os.pipe()
-
-
-def a_socket() -> tuple[int, int]:
-    ours, theirs = socket.socketpair()
-    return ours.detach(), theirs.detach()
-
-
-def a_terminal() -> tuple[int, int]:
-    ours, theirs = pty.openpty()
-    tty.setraw(theirs, termios.TCSANOW)  # or it would make two characters of each line's end
-    return ours, theirs
 
 
 def a_pipe_that_does_not_wait() -> tuple[int, int]:
