@@ -22,12 +22,13 @@ from benchmarks.workbench import Workbench, settle, workbench
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 SECONDS = float(os.environ.get("BENCH_SECONDS", "3"))
 ROOT = Path(__file__).parents[1]
-BATCH = f'{{"items": [{", ".join([BODY] * 100)}]}}'
+BATCH_ITEMS = 1000
+BATCH = f'{{"items": [{", ".join([BODY] * BATCH_ITEMS)}]}}'
 REQUESTS = {
     "/predict, 64 connections": ("/predict", BODY, 64, {}),
     "/predict, 1 connection": ("/predict", BODY, 1, {}),
     "... with an Idempotency-Key": ("/predict", BODY, 64, {"Idempotency-Key": "bench-{n}"}),
-    "/predict/batch of 100": ("/predict/batch", BATCH, 4, {}),
+    f"/predict/batch of {BATCH_ITEMS}": ("/predict/batch", BATCH, 4, {}),
     "... with an Idempotency-Key ": ("/predict/batch", BATCH, 4, {"Idempotency-Key": "batch-{n}"}),
 }
 """Path, body, connections and headers."""

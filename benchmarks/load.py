@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass
 from urllib.parse import urlsplit
 
 from benchmarks.processes import on_load_core
+from iris_api.iris import EXAMPLE
 
-ROW = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
+ROW = EXAMPLE.model_dump()
 BODY = json.dumps(ROW)
 _NONE: Mapping[str, str] = {}
 
