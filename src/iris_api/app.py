@@ -1,4 +1,4 @@
-"""The application: its parts put together."""
+"""Builds the application from its parts."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,10 +24,10 @@ from iris_api.web.problems import failure_response, install_problem_handlers
 
 
 class IrisApi(FastAPI):
-    """FastAPI, begun at the service's own outermost middleware.
+    """FastAPI without the layers around the service's own outermost middleware.
 
-    What FastAPI puts around it, `ObservabilityMiddleware` does already, or nobody asked for;
-    passing through it costs a request as much as its validation.
+    `ObservabilityMiddleware` does all that the service needs of those layers, which would cost a
+    request as much as its validation.
     """
 
     def build_middleware_stack(self) -> ASGIApp:
@@ -39,7 +39,7 @@ class IrisApi(FastAPI):
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Build the application. Opens nothing: that is the lifespan's part, and it ends it too."""
+    """Build the application. Opens nothing: the lifespan opens and closes the resources."""
     metrics = Metrics()
     limits = Limits(settings)
 
@@ -62,10 +62,10 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
-        # Nothing here sends spans, and to look for who might take them costs each request.
+        # Nothing here sends spans, and the search for a receiver would cost each request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.root_path = settings.root_path  # as an argument it warns, in favour of one of uvicorn's
+    app.root_path = settings.root_path  # FastAPI's argument is deprecated for uvicorn's
     for part in (predict, predictions, model, operations):
         app.include_router(part.router)
     install_documentation(app)

@@ -1,4 +1,4 @@
-"""What a process holds for all requests, and how an endpoint is handed it."""
+"""The resources that all requests of a process share, as dependencies for endpoints."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,35 +36,35 @@ class ServedModel:
 
 
 class ModelHolder:
-    """Holds the ML model that answers; another may take its place while requests run."""
+    """Holds the ML model in use; another may replace it while requests run."""
 
     def __init__(self, served: ServedModel | ModelUnavailable) -> None:
         self._served = served
 
     def get(self) -> ServedModel:
-        """The model. Raises `ModelUnavailable` where there is none.
+        """The ML model in use. Raises `ModelUnavailable` if there is none.
 
-        Use it before the next ``await``, for by then another one may answer.
+        Use it before the next ``await``: after that, another one may be in use.
         """
         if isinstance(self._served, ModelUnavailable):
             raise ModelUnavailable(self._served.detail)
         return self._served
 
     async def swap(self, served: ServedModel) -> None:
-        """Have this model answer from now on; return when the one before has answered its last."""
+        """Use this ML model from now on; return when the previous one has answered its queue."""
         before, self._served = self._served, served
         if isinstance(before, ServedModel):
             await before.engine.aclose(cancel_queued=False)
 
     async def aclose(self) -> None:
-        """Take no more rows, answer those that were taken, and end the model's threads."""
+        """Refuse new rows, answer the accepted ones, and end the ML model's threads."""
         if isinstance(self._served, ServedModel):
             await self._served.engine.aclose()
 
 
 @dataclass(slots=True)
 class Resources:
-    """Made by the lifespan of `iris_api.app.create_app`, which also closes them."""
+    """The lifespan of `iris_api.app.create_app` makes them and closes them."""
 
     settings: Settings
     metrics: Metrics
@@ -75,13 +75,13 @@ class Resources:
     database_check: DatabaseCheck
     model: ModelHolder
     is_stopping: bool = False
-    """Whether the process was told to stop; it is not ready then."""
+    """Whether shutdown has begun; the service is not ready then."""
 
     @classmethod
     async def from_settings(cls, settings: Settings, metrics: Metrics) -> Self:
-        """Build all of it, and load the ML model. Connects to PostgreSQL at first use.
+        """Build all of them, and load the ML model. Connects to PostgreSQL at first use.
 
-        Never fails for the database or the model: without them the service is not ready.
+        Does not fail without the database or the ML model: then the service is not ready.
         """
         engine = create_engine(settings)
         _measure_pool(engine, metrics, settings.database_pool_size)
@@ -108,10 +108,10 @@ class Resources:
         )
 
     async def aclose(self) -> None:
-        """Take nothing more, finish what was taken, and close the connections.
+        """Refuse new work, finish the accepted work, and close the database connections.
 
-        SQLAlchemy closes them one after the other, and waits up to 4 s for each where PostgreSQL is
-        frozen. It is cut short, for the end of the process closes them as well.
+        SQLAlchemy closes them one after the other, and waits up to 4 s for each if PostgreSQL is
+        frozen. After `_DISPOSE_SECONDS`, the rest is left to the end of the process.
         """
         await self.model.aclose()
         await self.recorder.aclose()
@@ -122,7 +122,7 @@ class Resources:
 
 
 async def load_model(settings: Settings, metrics: Metrics) -> ServedModel | ModelUnavailable:
-    """The ML model of the settings' folder, or why it cannot be served, which is also logged."""
+    """The ML model of the settings' folder; or why it cannot be served, which is also logged."""
     load = partial(load_artifact, settings.model_dir, expected_sha256=settings.model_sha256)
     try:
         loaded = await anyio.to_thread.run_sync(load)
@@ -149,7 +149,7 @@ def _measure_pool(engine: AsyncEngine, metrics: Metrics, size: int) -> None:
         metrics.connection_checked_out()
 
     def check_in(_connection: object, record: ConnectionPoolEntry) -> None:
-        if record.info.pop(_IN_USE, False):  # a checkout that failed comes here as well
+        if record.info.pop(_IN_USE, False):  # also called for a checkout that failed
             metrics.connection_checked_in()
 
     event.listen(pool, "checkout", check_out)
@@ -163,7 +163,7 @@ def get_resources(request: Request) -> Resources:
 
 
 def get_model(request: Request) -> ServedModel:
-    """The served model. Raises `ModelUnavailable` where there is none."""
+    """The served ML model. Raises `ModelUnavailable` if there is none."""
     return get_resources(request).model.get()
 
 

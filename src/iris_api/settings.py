@@ -1,4 +1,4 @@
-"""Every knob of the service: one frozen object, read from the environment once."""
+"""All settings of the service: one frozen object, read from the environment once."""
 
 import os
 import re
@@ -17,19 +17,19 @@ Auth = Literal["off", "keys"]
 _ROOT_PATH = re.compile("(/[A-Za-z0-9._~-]+)*")
 _DEFAULT_PORT = 8000
 _INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")
-"""What Kubernetes sets IRIS_PORT to for a Service named ``iris``, and Docker for a link.
+"""The value of IRIS_PORT that Kubernetes sets for a Service named ``iris``, and Docker for a link.
 
 https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 """
-_LIKENESS = 0.75
-"""Of a name to a setting's: AUHT is as like to AUTH, API_PORT is less so to PORT."""
+_MIN_SIMILARITY = 0.75
+"""Between a misspelt name and a setting: AUHT reaches it with AUTH, API_PORT with PORT does not."""
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
-    """The settings, each read from ``IRIS_`` and its name in capitals.
+    """The settings, each read from the variable ``IRIS_`` and its name in capitals.
 
-    docs/settings.md shows them as a table; a test holds the two equal.
+    docs/settings.md shows them as a table; a test compares the two.
     """
 
     model_config = SettingsConfigDict(
@@ -192,7 +192,7 @@ class Settings(BaseSettings):
 
 
 def environment_warnings() -> list[str]:
-    """A sentence for each variable of the environment that begins like a setting and is none."""
+    """A sentence for each injected or misspelt setting in the environment."""
     return [*_injected_settings(), *misspelt_settings()]
 
 
@@ -207,10 +207,10 @@ def _injected_settings() -> list[str]:
 
 
 def misspelt_settings() -> list[str]:
-    """A sentence for each variable of the environment that looks like a setting misspelt.
+    """A sentence for each environment variable that looks like a misspelt setting.
 
-    Others that begin like settings are left alone: Kubernetes makes up ``IRIS_SERVICE_HOST`` for a
-    service of that name.
+    Ignores other variables with the prefix: Kubernetes sets ``IRIS_SERVICE_HOST`` for a Service
+    named ``iris``.
     """
     names = [name.upper() for name in Settings.model_fields]
     prefix = "IRIS_"
@@ -223,14 +223,14 @@ def misspelt_settings() -> list[str]:
         f"{variable} is no setting; is {prefix}{meant} meant?"
         for variable, name in unknown.items()
         if name not in names
-        for meant in get_close_matches(name, names, n=1, cutoff=_LIKENESS)
+        for meant in get_close_matches(name, names, n=1, cutoff=_MIN_SIMILARITY)
     ]
 
 
 def load_settings() -> Settings:
     """Read the settings from the environment.
 
-    Raises `ConfigurationError`, which names each variable at fault, and never shows its value.
+    Raises `ConfigurationError`, which names each invalid variable, and never shows its value.
     """
     try:
         return Settings()

@@ -1,1 +1,1 @@
-"""The HTTP interface, a file for each resource. Handlers translate; they never decide."""
+"""The HTTP endpoints, a file for each resource. Handlers translate; they never decide."""

@@ -1,4 +1,4 @@
-"""The card of the model that answers."""
+"""The endpoint for the active ML model's card."""
 
 from fastapi import APIRouter
 

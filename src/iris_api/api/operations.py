@@ -1,4 +1,4 @@
-"""For those who run the service: is it alive, is it ready, and its metrics."""
+"""Endpoints for operators: liveness, readiness and metrics."""
 
 from typing import Literal
 
@@ -17,13 +17,13 @@ router = APIRouter(route_class=ReadRoute, tags=["operations"])
 
 
 class Liveness(BaseModel):
-    """The event loop turns."""
+    """The event loop runs."""
 
     status: Literal["alive"] = "alive"
 
 
 class Readiness(BaseModel):
-    """All parts that a prediction needs are there."""
+    """Every part that a prediction needs is ok."""
 
     status: Literal["ready"] = "ready"
     checks: dict[str, Check]
@@ -31,7 +31,7 @@ class Readiness(BaseModel):
 
 @router.get("/livez", summary="Is the process alive?", responses=problem_responses(InternalError))
 async def livez() -> Liveness:
-    """Says so without looking at the database or the model: restart the process if it does not."""
+    """Checks neither database nor model. If it does not answer, restart the process."""
     return Liveness()
 
 
@@ -41,7 +41,7 @@ async def livez() -> Liveness:
     responses=problem_responses(InternalError, NotReady),
 )
 async def readyz(resources: ProcessResources) -> Readiness:
-    """The state of the database, its schema and the model; 503 while one of them is missing."""
+    """The state of the database, its schema and the model; 503 if one is not ok, or at shutdown."""
     if resources.is_stopping:
         raise NotReady("The service is stopping. Ask another replica.", {})
     checks = {**await resources.database_check(), "model": _check_model(resources)}

@@ -1,4 +1,4 @@
-"""Ask for predictions. Each is committed before its answer begins."""
+"""The endpoints that predict. Each prediction is committed before its response begins."""
 
 from typing import Any
 
@@ -65,7 +65,7 @@ async def predict(
     caller: Predictor,
     key: Key,
 ) -> dict[str, Any]:
-    """Classify a sample, store the prediction, answer with the stored row."""
+    """Classify a sample, store the prediction, and return the stored row."""
     row = features.as_row()
     answer = await resources.model.get().engine.predict(row)
     stored = await resources.recorder.record(NewPrediction(caller, row, answer, key))
@@ -82,7 +82,7 @@ async def predict(
 async def predict_batch(
     batch: IrisFeaturesBatch, resources: ProcessResources, caller: Predictor, key: Key
 ) -> dict[str, Any]:
-    """Classify samples and store all predictions in one transaction, or none."""
+    """Classify samples, and store all predictions in one transaction, or none."""
     require_at_most("body", "items", len(batch.items), resources.settings.max_batch_items)
     rows = [features.as_row() for features in batch.items]
     answers = await resources.model.get().engine.predict_many(rows)
@@ -91,9 +91,9 @@ async def predict_batch(
 
 
 def _answer(answer: ClassPrediction, stored: StoredPrediction) -> dict[str, Any]:
-    """The fields of a `PredictionResponse`, as a dict: ten times as fast to make.
+    """The fields of a `PredictionResponse`, as a dict, which is ten times as fast to build.
 
-    A repeated request gets its earlier answer, though the model may have changed since.
+    A repeated request gets its earlier prediction, even if the ML model has changed since.
     """
     if stored.replayed is not None:
         answer = stored.replayed

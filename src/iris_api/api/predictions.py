@@ -1,4 +1,4 @@
-"""Read the history of predictions."""
+"""The endpoints that read the history of predictions."""
 
 from datetime import datetime
 from typing import Annotated
@@ -83,7 +83,7 @@ async def read_prediction(
     caller: Reader,
     session: Session,
 ) -> PredictionInDB:
-    """What was asked, and what was answered."""
+    """One stored prediction, with its features."""
     row = await get_prediction(session, prediction_id, client=caller.client)
     if row is None:
         raise PredictionNotFound("No prediction has this id. GET /predictions lists them.")
@@ -91,7 +91,7 @@ async def read_prediction(
 
 
 def _page_size(query: PageQuery, most: int) -> int:
-    """What was asked for, or where nothing was, the usual number or this deployment's most."""
+    """The query's ``limit``, or a default. Raises `InvalidRequest` if it is over ``most``."""
     if "limit" not in query.model_fields_set:
         return min(query.limit, most)
     require_at_most("query", "limit", query.limit, most)
@@ -99,12 +99,12 @@ def _page_size(query: PageQuery, most: int) -> int:
 
 
 def _rfc3339(instant: datetime) -> str:
-    """The time as the answers' JSON has it."""
+    """The time in the same format as in JSON responses."""
     return instant.isoformat().replace("+00:00", "Z")
 
 
 def _position(query: PageQuery) -> Cursor | None:
-    """The row that the page starts behind. Raises `InvalidRequest`, which names the field."""
+    """The last row before the page; None without a cursor. Raises `InvalidRequest`."""
     if query.cursor is None:
         return None
     if query.skip:
@@ -124,7 +124,7 @@ def _position(query: PageQuery) -> Cursor | None:
 
 
 def _next_url(request: Request, next_cursor: str) -> str:
-    """The same query behind this page: relative, so that it holds behind any proxy."""
+    """The URL of the next page, without scheme and host, so that it works behind any proxy."""
     query = [
         (name, value)
         for name, value in request.query_params.multi_items()

@@ -1,1 +1,1 @@
-"""Who may ask: API keys, their cache, and rate limits."""
+"""API keys, their cache, and rate limits."""

@@ -1,6 +1,7 @@
-"""API keys: made, listed, revoked, and found again by their hash.
+"""Create, list and revoke API keys, and find their callers by hash.
 
-Each function commits before it returns, and raises what `translates_failures` says.
+Each function that writes commits before it returns. Coroutine functions raise what
+`translates_failures` says.
 """
 
 import hashlib
@@ -18,17 +19,17 @@ from iris_api.database.failures import message_of, translates_failures
 from iris_api.database.models import ApiKey
 
 _PREFIX = "iris_"
-"""So that a key which was published by mistake can be recognised, by people and by scanners."""
+"""Lets people and scanners recognise an API key that was published by mistake."""
 _RANDOM_BYTES = 32
 _ID_RANGES = range(1024, 2**20)
-"""Those below are open access's. The last one ends at 2^53, up to which JSON's numbers are exact
-everywhere."""
+"""The ranges below belong to open access. The last one ends at 2^53, up to which every JSON reader
+keeps integers exact."""
 _ID_BITS = 33  # in each range
 _ID_SEQUENCE = "iris_prediction_ids_"
 
 
 def digest_of(token: str) -> bytes:
-    """What is stored of an API key: SHA-256, 32 bytes."""
+    """The SHA-256 of an API key, 32 bytes: the only form that is stored."""
     return hashlib.sha256(token.encode()).digest()
 
 
@@ -36,7 +37,7 @@ def digest_of(token: str) -> bytes:
 async def create_api_key(
     session: AsyncSession, client: str, scopes: Collection[str], lifetime: timedelta | None = None
 ) -> tuple[ApiKey, str]:
-    """Make a key; return its row, and the key itself, which nobody can read again."""
+    """Create an API key; return its row, and the API key itself, which is not stored."""
     token = _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
     id_range = secrets.choice(_ID_RANGES)
     while await session.scalar(select(ApiKey.id).where(ApiKey.id_range == id_range)):
@@ -57,29 +58,29 @@ async def create_api_key(
 
 
 def sequence_at_fault(error: asyncpg.PostgresError) -> str | None:
-    """The key's own sequence that PostgreSQL has named in a refusal, in whatever language.
+    """The API key's id sequence that this error names, in any language; None for other errors.
 
-    It is not there, or the service's role may not use it.
+    The sequence does not exist, or the service's role may not use it.
     """
     named = re.search(rf"{_ID_SEQUENCE}\d+", message_of(error))
     return named[0] if named and error.sqlstate in {"42P01", "42501"} else None
 
 
 def _ids_of(id_range: int) -> schema.Sequence:
-    """The ids of one key's predictions: who sees them learns how many it made, and of no others."""
+    """The sequence of one API key's prediction ids: they reveal its own number of rows only."""
     least, end = id_range << _ID_BITS, (id_range + 1) << _ID_BITS
     return schema.Sequence(f"{_ID_SEQUENCE}{id_range}", minvalue=least + 1, maxvalue=end - 1)
 
 
 @translates_failures
 async def list_api_keys(session: AsyncSession) -> Sequence[ApiKey]:
-    """All keys, revoked and expired ones included, oldest first."""
+    """All API keys, oldest first, including revoked and expired ones."""
     return (await session.scalars(select(ApiKey).order_by(ApiKey.id))).all()
 
 
 @translates_failures
 async def revoke_api_key(session: AsyncSession, key_id: int) -> bool:
-    """Revoke a key for good; False where none has this id."""
+    """Revoke an API key permanently; False if none has this id."""
     found = await session.scalar(
         update(ApiKey)
         .where(ApiKey.id == key_id)
@@ -92,7 +93,7 @@ async def revoke_api_key(session: AsyncSession, key_id: int) -> bool:
 
 @translates_failures
 async def find_callers(session: AsyncSession, digests: Collection[bytes]) -> dict[bytes, Caller]:
-    """The callers of those keys that are valid now, by digest."""
+    """The callers of those API keys that are valid now, by digest."""
     rows = await session.execute(
         select(ApiKey.digest, ApiKey.client, ApiKey.scopes, ApiKey.id_range).where(
             ApiKey.digest.in_(digests),

@@ -1,4 +1,4 @@
-"""Who an API key belongs to: asked of PostgreSQL, and remembered for a few seconds."""
+"""Looks up callers by API key in PostgreSQL, and caches them for a few seconds."""
 
 import time
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ _MAX_WAIT = 3.0  # seconds
 class ApiKeyCache:
     """Finds the callers of API keys.
 
-    What was found is believed for ``remember`` seconds, so that a request costs no query; that is
-    how long a revoked key may still work. A key that is not valid is remembered as well. Questions
-    that arrive while PostgreSQL is being asked form one next question: nobody, however many keys he
-    tries, has more than one connection busy.
+    Results are cached for ``remember`` seconds, so most requests cost no query. A revoked API key
+    may still work for that long. Invalid API keys are cached as well. Lookups that arrive during a
+    query share the next one, so lookups use at most one connection, however many API keys are
+    tried.
     """
 
     def __init__(self, session_factory: SessionFactory, *, remember: float) -> None:
@@ -32,9 +32,9 @@ class ApiKeyCache:
         )
 
     async def authenticate(self, token: str) -> Caller | None:
-        """The caller; None where the key is not valid.
+        """The caller; None if the API key is not valid.
 
-        Raises `Overloaded`, `DatabaseUnavailable` or `SchemaOutdated` where nobody can say.
+        Raises `Overloaded`, `DatabaseUnavailable` or `SchemaOutdated` if the lookup fails.
         """
         digest = digest_of(token)
         known = self._remembered.get(digest)
@@ -43,15 +43,15 @@ class ApiKeyCache:
         return await self._batcher.submit(digest)
 
     async def aclose(self) -> None:
-        """Take no more questions; return when those that were taken have their answers."""
+        """Refuse new lookups; return when the accepted ones have their results."""
         await self._batcher.aclose()
 
     async def _ask(self, digests: Sequence[bytes]) -> list[Caller | None]:
-        until = time.monotonic() + self._seconds  # from before, for it may be revoked meanwhile
+        until = time.monotonic() + self._seconds  # before the query, which may miss a revocation
         async with self._session_factory() as session:
             found = await find_callers(session, set(digests))
         for digest in digests:
-            self._remembered.pop(digest, None)  # so that the oldest come first
+            self._remembered.pop(digest, None)  # keeps the oldest first
             self._remembered[digest] = (until, found.get(digest))
         while len(self._remembered) > _MAX_REMEMBERED:
             del self._remembered[next(iter(self._remembered))]

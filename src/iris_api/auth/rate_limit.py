@@ -1,4 +1,4 @@
-"""A rate limit for each client, told in the fields of draft-ietf-httpapi-ratelimit-headers-10."""
+"""A rate limit per client, with the headers of draft-ietf-httpapi-ratelimit-headers-10."""
 
 import math
 import time
@@ -8,9 +8,10 @@ from iris_api.errors import RateLimited
 
 
 class RateLimiter:
-    """Counts the requests of each client in windows of its own, which begin with its first one.
+    """Counts each client's requests in windows; a window begins with the client's first request.
 
-    It counts for this process alone: every worker gives each client the whole quota.
+    ``quota`` is in requests, ``window`` in seconds. Counts for this process alone: every worker
+    gives each client the whole quota.
     """
 
     def __init__(
@@ -23,17 +24,17 @@ class RateLimiter:
         self._windows: dict[str, tuple[float, int]] = {}
 
     def count(self, client: str) -> Mapping[str, str]:
-        """Count a request; return the fields for its answer.
+        """Count a request; return the headers for its response.
 
-        ``RateLimit`` tells what is left (``r``), and the seconds until all is there again (``t``).
-        Raises `RateLimited`, with the fields, where nothing is left; such a request is not counted.
+        ``RateLimit`` holds the requests left (``r``), and the seconds until the quota is full again
+        (``t``). Raises `RateLimited`, with the headers, if none is left; it counts no such request.
         """
         now = self.clock()
         end, used = self._windows.get(client, (0.0, 0))
         if end <= now:
             end, used = now + self.window, 0
             self._forget_ended(now)
-        seconds = min(math.ceil(end - now), self.window)  # the difference is rounded, too
+        seconds = min(math.ceil(end - now), self.window)  # rounding may make the difference larger
         if used >= self.quota:
             raise RateLimited(
                 f"{self.quota} requests in {self.window} s are all that this client may send. "
@@ -51,7 +52,7 @@ class RateLimiter:
         }
 
     def _forget_ended(self, now: float) -> None:
-        """Drop the windows that have ended, which stand first: a client's next one comes last."""
+        """Drop ended windows. They come first: a client's next window is appended at the end."""
         while self._windows:
             client, (end, _) = next(iter(self._windows.items()))
             if end > now:

@@ -1,6 +1,6 @@
 """The command line: ``iris-api serve | migrate | train | keys``.
 
-A command's module is imported when the command is called, so that ``--help`` needs none of them.
+Each command imports its module when it is called, so that ``--help`` imports none of them.
 """
 
 import sys
@@ -25,7 +25,7 @@ app.add_typer(keys_app)
 
 
 def main() -> None:
-    """Run the command line; a failure that the user can mend ends in one sentence, not a trace."""
+    """Run the command line. Print an `IrisApiError` as one message, not as a traceback."""
     try:
         app()
     except IrisApiError as error:
@@ -65,7 +65,7 @@ def serve(
 
 @app.command()
 def migrate() -> None:
-    """Bring the database's schema to this release's revision."""
+    """Upgrade the database schema to this release's revision."""
     from iris_api.cli.migrate import migrate
 
     migrate()
@@ -99,7 +99,7 @@ def create_key(
         int | None, typer.Option(min=1, max=36_500, help="Days until it expires; else never.")
     ] = None,
 ) -> None:
-    """Make an API key. It is shown once, on standard output, and stored as a hash."""
+    """Create an API key. It is shown once, on standard output, and stored as a hash."""
     from iris_api.cli.keys import create
 
     create(client, scope, days)
@@ -117,7 +117,7 @@ def list_keys() -> None:
 def revoke_key(
     key_id: Annotated[int, typer.Argument(min=1, max=2**63 - 1, help="As `keys list` shows it.")],
 ) -> None:
-    """Revoke an API key, for good."""
+    """Revoke an API key permanently."""
     from iris_api.cli.keys import revoke
 
     revoke(key_id)

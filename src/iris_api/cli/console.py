@@ -1,4 +1,4 @@
-"""What a command prints while it works: lines on a terminal, log events elsewhere."""
+"""The output of commands: lines on a terminal, log events elsewhere."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ from iris_api.settings import Settings, environment_warnings, load_settings
 
 
 class Console:
-    """Prints to a terminal on standard output; elsewhere it logs, to standard error."""
+    """Prints to standard output if that is a terminal; else logs to standard error."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -28,21 +28,21 @@ class Console:
         self.log = structlog.get_logger("iris_api")
 
     def info(self, message: str) -> None:
-        """Print what has just happened."""
+        """Print or log what has just happened."""
         if self.is_terminal:
             self._rich.print(f"[green]•[/green] {escape(message)}")
         else:
             self.log.info(message)
 
     def warn(self, message: str) -> None:
-        """Print what the operator should keep in mind."""
+        """Print or log a warning for the operator."""
         if self.is_terminal:
             self._rich.print(f"[yellow]![/yellow] {escape(message)}")
         else:
             self.log.warning(message)
 
     def table(self, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Print rows below their titles."""
+        """Print a table: rows below column titles."""
         printed = Table(*titles, box=None, pad_edge=False)
         for row in rows:
             printed.add_row(*map(escape, row))

@@ -21,9 +21,9 @@ _MAX_CLIENT_LENGTH = 100  # characters
 
 
 def create(client: str, scopes: list[str], days: int | None) -> None:
-    """Make a key and show it. Raises `typer.BadParameter` for a name or a scope that will not do.
+    """Create an API key and print it. Raises `typer.BadParameter` for an invalid name or scope.
 
-    ``days`` until it expires; None: never.
+    ``days`` is the time until it expires; None: never.
     """
     if not client.isprintable() or not 1 <= len(client) <= _MAX_CLIENT_LENGTH:
         raise typer.BadParameter(
@@ -72,7 +72,7 @@ def list_all() -> None:
 
 
 def revoke(key_id: int) -> None:
-    """Revoke an API key, for good. Raises `ConfigurationError` where there is none of this id."""
+    """Revoke an API key permanently. Raises `ConfigurationError` if none has this id."""
     settings, console = begin()
 
     async def end(settings: Settings) -> bool:

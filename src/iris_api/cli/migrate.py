@@ -7,13 +7,13 @@ from iris_api.settings import Settings
 
 
 def migrate() -> None:
-    """Bring the schema of the settings' database to this release's revision."""
+    """Upgrade the schema of the settings' database to this release's revision."""
     settings, console = begin()
     with provide_database(settings, report=console.info) as with_database:
         migrate_database(with_database, console)
 
 
 def migrate_database(settings: Settings, console: Console) -> None:
-    """The same, of a database that is there, and tell the revision."""
+    """Upgrade the schema of a database that runs already, and print the revision."""
     revision = migrations.migrate(settings, report=console.info)
     console.info(f"The schema is at revision {revision}")

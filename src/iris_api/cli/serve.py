@@ -11,7 +11,7 @@ from iris_api.server.run import run, when_ready
 
 
 def serve(*, prepare: bool) -> None:
-    """Serve until a signal comes; with ``prepare``, migrate and train first, where needed."""
+    """Serve until a signal. First migrate and train, if ``prepare`` or the database is embedded."""
     settings, console = begin()
     with (
         listen(settings) as listener,

@@ -10,7 +10,7 @@ from iris_api.settings import Settings
 
 
 def train(candidate: str | None) -> None:
-    """Train the candidate, or the best of all. Raises `typer.BadParameter` where there is none."""
+    """Train the candidate; None: the best. Raises `typer.BadParameter` for an unknown one."""
     if candidate is not None and candidate not in training.CANDIDATES:
         raise typer.BadParameter(
             f"There is no such candidate. Take one of {', '.join(training.CANDIDATES)}."
@@ -21,7 +21,7 @@ def train(candidate: str | None) -> None:
 
 
 def train_if_missing(settings: Settings, console: Console) -> None:
-    """Train, unless there is a model, or one is pinned, which no training here could give."""
+    """Train, unless an ML model exists or one is pinned, which training could not reproduce."""
     if settings.model_sha256 is None and not (settings.model_dir / MANIFEST_NAME).exists():
         _train(settings, console, None)
 

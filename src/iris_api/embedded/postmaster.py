@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL's process: started, watched, started again when it ends, stopped."""
+"""Starts, watches, restarts and stops the embedded PostgreSQL's process."""
 
 import signal
 import subprocess
@@ -16,13 +16,13 @@ from iris_api.errors import ConfigurationError
 
 MOST_ENDS = 5
 SECONDS_OF_ENDS = 60.0
-"""A server that ends so often within this time is not started again."""
+"""A server that ends `MOST_ENDS` times within this time is not restarted."""
 _START_SECONDS = 60  # crash recovery included
 _STOP_SECONDS = 20
 _RELEASE_SECONDS = 20.0
-"""What the backends of a killed server may take to notice; statements end after a few seconds."""
+"""The time for the backends of a killed server to notice; statements end after a few seconds."""
 _IN_USE = ("pre-existing shared memory block", "lock file")
-"""What PostgreSQL says of an earlier server that has not let go of everything yet."""
+"""PostgreSQL's words if an earlier server has not released everything yet."""
 _LOG_BYTES, _LOG_LINES = 65_536, 10
 _MAX_PAUSE_SECONDS = 8.0
 log = structlog.get_logger("iris_api")
@@ -34,17 +34,17 @@ class _End:
 
     was_ready: bool
     exit_code: int | None = None
-    """Negative: the signal's number. None: it was not even started."""
+    """Negative: the signal's number. None: the server was not started."""
     how: str = ""
     said: str = ""
     """The last lines that it logged."""
 
 
 class Postmaster:
-    """One PostgreSQL server, in a thread that lives as long as the server is wanted.
+    """One PostgreSQL server, and the thread that starts and restarts it.
 
-    The thread starts every process itself: the ``--pdeathsig`` of `as_ordinary_user` is sent when
-    the *thread* that started the process ends, not the process of that thread.
+    The thread lives as long as the server is wanted: the system sends the ``--pdeathsig`` of
+    `as_ordinary_user` when the *thread* that started a process ends, not that thread's process.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Postmaster:
         prepare: Callable[[Callable[[], bool]], None],
         is_ready: Callable[[int], bool],
     ) -> None:
-        """Take what to run, and where its output goes.
+        """Take the command to run, and the file for its output.
 
-        ``prepare`` is called before each start, with a function that tells whether to give up;
-        ``is_ready`` tells whether the server with this pid takes connections.
+        ``prepare`` is called before each start, with a function that says whether to give up.
+        ``is_ready`` says whether the server with this pid takes connections.
         """
         self._command = command
         self._log_file = log_file
@@ -66,7 +66,7 @@ class Postmaster:
         self._is_ready = is_ready
         self._process: subprocess.Popen[bytes] | None = None
         self._starting = threading.Lock()
-        """Held while a process is started, so that a stop either prevents it or sees it."""
+        """Held while a process is started, so that `_stop` either prevents the start or sees it."""
         self._is_stopping = threading.Event()
         self._has_been_ready = threading.Event()
         self._failure: ConfigurationError | None = None
@@ -74,11 +74,11 @@ class Postmaster:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Run the server for the length of the block.
+        """Run the server during the block.
 
-        Raises `ConfigurationError` where it does not start; and, whatever else comes out of the
-        block, where it ended `MOST_ENDS` times within `SECONDS_OF_ENDS`, of which the block is
-        told as by SIGTERM.
+        Raises `ConfigurationError` if it does not start, or if it ends `MOST_ENDS` times within
+        `SECONDS_OF_ENDS`. In the second case, SIGTERM asks the block to end, and this error
+        replaces any exception of the block.
         """
         try:
             with signals.defer_signals() as is_asked:
@@ -100,12 +100,12 @@ class Postmaster:
                 return
             if self._failure is None and time.monotonic() > deadline:
                 how = f"It was not ready after {_START_SECONDS} s."
-                self._failure = self._failed_start(how, self._last_words(0))
+                self._failure = self._failed_start(how, self._last_lines(0))
             if self._failure is not None:
                 raise self._failure
 
     def _stop(self) -> None:
-        """Fast shutdown, then immediate, then SIGKILL; PostgreSQL recovers from each."""
+        """Try a fast shutdown, an immediate one, then SIGKILL; PostgreSQL recovers from each."""
         with self._starting:
             self._is_stopping.set()
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
@@ -116,15 +116,15 @@ class Postmaster:
                 return
 
     def _run(self) -> None:
-        """Start the server, and again when it ends unasked, until it has failed too often."""
+        """Start the server, and restart it when it ends unexpectedly, until it ends too often."""
         ends: list[float] = []
         pause = 0.0
-        patience = time.monotonic() + _RELEASE_SECONDS
+        release_deadline = time.monotonic() + _RELEASE_SECONDS
         while not self._is_stopping.wait(pause):
             end = self._serve()
             if self._is_stopping.is_set():
                 return
-            if self._is_in_use(end) and time.monotonic() < patience:
+            if self._is_in_use(end) and time.monotonic() < release_deadline:
                 pause = 0.1
                 continue
             if not self._has_been_ready.is_set():
@@ -137,7 +137,7 @@ class Postmaster:
                 self._give_up(end)
                 return
             pause = 0.0 if end.was_ready else min(max(1.0, 2 * pause), _MAX_PAUSE_SECONDS)
-            patience = now + _RELEASE_SECONDS
+            release_deadline = now + _RELEASE_SECONDS
 
     def _serve(self) -> _End:
         """Start the server and wait for its end."""
@@ -153,7 +153,7 @@ class Postmaster:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    start_new_session=True,  # a terminal's Ctrl-C is for the service, which ends it
+                    start_new_session=True,  # Ctrl-C must not reach it, only the service
                 )
         except OSError as error:
             return _End(was_ready=False, how=f"It could not be started: {error.strerror}.")
@@ -165,7 +165,7 @@ class Postmaster:
                 log.info("embedded_postgresql_ready", pid=process.pid, seconds=seconds)
             self._has_been_ready.set()
         code = process.wait()
-        return _End(was_ready, code, _how_it_ended(code), self._last_words(offset))
+        return _End(was_ready, code, _how_it_ended(code), self._last_lines(offset))
 
     @staticmethod
     def _is_in_use(end: _End) -> bool:
@@ -183,8 +183,8 @@ class Postmaster:
         )
         signals.ask_to_end()
 
-    def _last_words(self, offset: int) -> str:
-        """The last lines of the log that stand behind ``offset``."""
+    def _last_lines(self, offset: int) -> str:
+        """The last lines of the log behind ``offset``, which is in bytes."""
         try:
             with self._log_file.open("rb") as file:
                 size = file.seek(0, 2)
@@ -196,7 +196,7 @@ class Postmaster:
 
 
 def _how_it_ended(code: int) -> str:
-    """A sentence."""
+    """The exit code or the signal, as a sentence."""
     if code >= 0:
         return f"It exited with code {code}."
     return f"Signal {-code} ended it ({signal.strsignal(-code)})."

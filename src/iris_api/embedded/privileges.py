@@ -1,4 +1,4 @@
-"""PostgreSQL refuses to run as root; so root's programs here run as ``nobody``."""
+"""Runs PostgreSQL as ``nobody`` if this process is root: PostgreSQL does not run as root."""
 
 import os
 import pwd
@@ -9,11 +9,11 @@ from iris_api.errors import ConfigurationError
 
 
 def as_ordinary_user() -> list[str]:
-    """The words before a command that has to run as PostgreSQL wants it: not as root.
+    """The prefix of a command that must not run as root.
 
-    Root's programs run as ``nobody``, with the one capability to pass through root's own folders,
-    so that none of them must be opened to all. Where setpriv(1) is there, the server also ends when
-    this process is killed.
+    For root, the command runs as ``nobody``, with only the capability to pass through root's own
+    folders, so their modes can stay. With setpriv(1), the server also ends when this process is
+    killed. Raises `ConfigurationError` for root without setpriv.
     """
     setpriv = shutil.which("setpriv")
     if os.geteuid() != 0:

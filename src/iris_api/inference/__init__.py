@@ -1,4 +1,4 @@
-"""The model: its file, its training, its answers. Knows neither FastAPI nor SQLAlchemy."""
+"""The ML model: its file, training and predictions. Uses neither FastAPI nor SQLAlchemy."""
 
 from iris_api.inference.artifact import Manifest, Model, load_artifact, save_artifact
 from iris_api.inference.classifier import Classifier

@@ -1,7 +1,7 @@
-"""The model on disk: a joblib file, and beside it a manifest that says what it is.
+"""The ML model on disk: a joblib file and its manifest.
 
-The joblib file is named after its digest and never changes; ``manifest.json`` names the one that
-counts and is replaced atomically, so a reader sees either the old model or the new one, whole.
+The joblib file is named after its digest and never changes. ``manifest.json`` names the current
+file and is replaced atomically, so a reader sees the whole old ML model or the whole new one.
 """
 
 import hashlib
@@ -26,13 +26,13 @@ from iris_api.iris import FEATURE_NAMES
 
 MANIFEST_NAME = "manifest.json"
 QUANTILES = tuple(round(step / 10, 1) for step in range(11))
-"""The quantiles that a manifest holds of each feature: the deciles, with both ends."""
+"""The quantiles of each feature in a manifest: the deciles, with both ends."""
 _LIBRARIES = ("scikit-learn", "numpy", "scipy", "joblib")
 _TRAIN_HINT = "Run `iris-api train` to write a new one, and restart the service."
 
 
 class FeatureSummary(BaseModel):
-    """What the training rows held of one feature, in its unit."""
+    """One feature's values in the training rows, in the feature's unit."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,7 +43,7 @@ class FeatureSummary(BaseModel):
 
 
 class Scores(BaseModel):
-    """How a classifier did on rows that it had not seen."""
+    """A classifier's scores on rows that it was not fitted on."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,7 +56,7 @@ class Scores(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The model's card."""
+    """The ML model's card."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -86,11 +86,11 @@ def save_artifact(
     scores: dict[str, Scores] | None = None,
     calibration: str = "not examined",
 ) -> Manifest:
-    """Write a fitted classifier and its manifest, and make it the folder's model.
+    """Write a fitted classifier and its manifest, and make it the folder's ML model.
 
-    ``rows`` are the training rows, shape (n, features), in the order of `FEATURE_NAMES`;
-    ``classes`` are the labels of the estimator's ``classes_``, in their order. Raises `ValueError`
-    for an estimator that the service could not serve; then nothing is written.
+    ``rows`` are the training rows, shape (n, features), in the order of `FEATURE_NAMES`.
+    ``classes`` are the labels of the estimator's ``classes_``, in their order. Raises `ValueError`,
+    and writes nothing, for an estimator that the service cannot serve.
     """
     matrix = np.asarray(rows, dtype=np.float64)
     _check_servable(estimator, matrix, classes)
@@ -120,22 +120,22 @@ def save_artifact(
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model in memory: its card, and the classifier that answers."""
+    """An ML model in memory: its manifest and its classifier."""
 
     manifest: Manifest
     classifier: Classifier
 
 
 def load_artifact(folder: Path, *, expected_sha256: str | None = None) -> Model:
-    """Load the folder's model. Nothing is unpickled before its digest and its libraries fit.
+    """Load the folder's ML model. Unpickles it only if its digest and library versions match.
 
     ``expected_sha256`` pins the file from outside the folder. Raises `ModelUnavailable`, which says
-    what does not fit and what to do.
+    what does not match and what to do.
     """
     manifest = _read_manifest(folder)
     _check_libraries(manifest)
     content = _read_checked(folder / manifest.file, manifest, expected_sha256)
-    # The digest was taken of these very bytes, so no other file can come between.
+    # The digest is of these bytes, so the file cannot be replaced in between.
     try:
         estimator = joblib.load(io.BytesIO(content))
     except Exception as error:
@@ -163,7 +163,7 @@ def _read_manifest(folder: Path) -> Manifest:
 
 
 def _check_libraries(manifest: Manifest) -> None:
-    """scikit-learn promises a pickle's meaning for the version that wrote it alone."""
+    """Require equal versions: scikit-learn supports a pickle only in the version that wrote it."""
     here = _library_versions()
     wrong = [
         f"{name} {manifest.libraries.get(name, 'unknown')} (here: {here[name]})"
@@ -230,7 +230,7 @@ def _library_versions() -> dict[str, str]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
+    """Write a file that exists whole or not at all, also after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("wb") as file:
         file.write(content)
@@ -239,6 +239,6 @@ def _replace(path: Path, content: bytes) -> None:
     temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the name, as the content
+        os.fsync(folder)  # makes the new name durable, too
     finally:
         os.close(folder)

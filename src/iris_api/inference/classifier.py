@@ -1,4 +1,4 @@
-"""Rows in, labels and probabilities out. Synchronous; nothing here knows of threads or requests."""
+"""Turns rows into labels and probabilities. Synchronous: no threads, no requests."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,8 +13,8 @@ from iris_api.iris import ClassPrediction
 class Classifier:
     """A fitted scikit-learn classifier with the names of its classes.
 
-    A linear model answers a row alone and the same row within a batch with probabilities that may
-    differ in their last bits (BLAS sums in another order); they agree within 1e-9.
+    For a linear model, the probabilities of a row alone and of the same row in a batch may differ
+    in their last bits, because BLAS sums in another order; they agree within 1e-9.
     """
 
     def __init__(self, estimator: Any, *, classes: Sequence[str], version: str) -> None:

@@ -12,7 +12,7 @@ from sklearn.datasets import load_iris
 
 
 class Dataset(NamedTuple):
-    """What a classifier is trained on."""
+    """The rows and classes that a classifier is trained on."""
 
     rows: NDArray[np.float64]
     """Shape (n, features), in the order of `iris_api.iris.FEATURE_NAMES`, in their units."""

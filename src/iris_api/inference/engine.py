@@ -1,4 +1,4 @@
-"""The classifier in threads of its own, behind a `Batcher`, so that the event loop stays free."""
+"""Runs the classifier in its own threads, behind a `Batcher`, so the event loop is not blocked."""
 
 import asyncio
 import time
@@ -16,9 +16,9 @@ from iris_api.observability.metrics import Metrics
 class InferenceEngine:
     """Runs a `Classifier` in at most ``threads`` threads at a time.
 
-    The bound is the engine's own: a slow model does not take threads from the rest of the service.
-    One call of scikit-learn costs about the same for one row as for hundreds, so the rows that
-    arrive while a call runs are answered by one next call.
+    The threads are the engine's own: a slow ML model takes none from the rest of the service. One
+    scikit-learn call costs about the same for one row as for hundreds, so rows that arrive during a
+    call share the next one. ``max_batch`` and ``max_waiting`` are in rows, ``max_wait`` in seconds.
     """
 
     def __init__(
@@ -32,8 +32,8 @@ class InferenceEngine:
         metrics: Metrics,
     ) -> None:
         self.classifier = classifier
-        # A pool of concurrent.futures', for the hop to a thread and back takes it 40 us; it takes
-        # anyio.to_thread 130, which a lone caller would notice.
+        # concurrent.futures takes 40 us to a thread and back; anyio.to_thread takes 130, which a
+        # lone caller would notice.
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="inference")
         self._metrics = metrics
         self._batcher: Batcher[Row, ClassPrediction] = Batcher(
@@ -45,26 +45,25 @@ class InferenceEngine:
         )
 
     async def predict(self, row: Row) -> ClassPrediction:
-        """Classify one row, within a batch. What the classifier raises comes through.
+        """Classify one row, within a batch. The classifier's exceptions propagate.
 
-        Raises `Overloaded` where too many rows wait already.
+        Raises `Overloaded` if too many rows wait, if this one waited too long, or after `aclose`.
         """
         return await self._batcher.submit(row)
 
     async def predict_many(self, rows: Sequence[Row]) -> list[ClassPrediction]:
-        """Classify rows by one call, in order. What the classifier raises comes through.
+        """Classify rows by one call, in order. The classifier's exceptions propagate.
 
-        A caller that is cancelled is let go at once; a call that has begun runs to its end, for a
-        thread cannot be stopped.
+        A cancelled caller returns at once. A call that has begun runs to its end, because a thread
+        cannot be stopped.
         """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._predict, rows)
 
     async def aclose(self, *, cancel_queued: bool = True) -> None:
-        """Take no more rows, answer those that were taken, and end the threads.
+        """Refuse new rows, answer the accepted ones, and end the threads.
 
-        Calls of `predict_many` that wait for a thread are cancelled, unless ``cancel_queued`` is
-        false.
+        Cancels calls of `predict_many` that wait for a thread, unless ``cancel_queued`` is false.
         """
         await self._batcher.aclose()
         self._threads.shutdown(wait=False, cancel_futures=cancel_queued)

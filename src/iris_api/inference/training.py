@@ -1,4 +1,4 @@
-"""Train: compare candidates, examine the winner's calibration, write the model."""
+"""Training: compare candidates, examine the winner's calibration, write the ML model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +35,7 @@ CANDIDATES: dict[str, Any] = {
     "nearest-neighbours": KNeighborsClassifier(n_neighbors=15),
     "random-forest": RandomForestClassifier(n_estimators=100, random_state=SEED),
 }
-"""What `train` chooses from; a forest's ``n_jobs`` stays 1, for more is slower on single rows."""
+"""The choices of `train`. A forest's ``n_jobs`` stays 1, because more is slower on single rows."""
 
 CALIBRATIONS = ("sigmoid", "isotonic", "temperature")
 """The methods of scikit-learn's `CalibratedClassifierCV`, each tried on the winner."""
@@ -49,14 +49,14 @@ def train(
 ) -> Manifest:
     """Choose a classifier by cross-validated log loss, fit it on all rows, write it to ``folder``.
 
-    ``candidate`` names one of `CANDIDATES` and skips the choice. ``report`` hears of each result as
-    it comes. Deterministic: the same libraries write the same bytes.
+    ``candidate`` names one of `CANDIDATES` and skips the choice. ``report`` gets each name with its
+    scores when they are known. Deterministic: the same libraries write the same bytes.
     """
-    folder.mkdir(parents=True, exist_ok=True)  # rather fail now than after the work
+    folder.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     rows, classes = load_dataset()
     names = [candidate] if candidate else list(CANDIDATES)
     scores = {}
-    with threadpool_limits(limits=1):  # so small a task is only slowed down by more threads
+    with threadpool_limits(limits=1):  # more threads slow down so small a task
         for name in names:
             scores[name] = cross_validated(CANDIDATES[name], rows, classes)
             report(name, scores[name])
@@ -76,7 +76,7 @@ def train(
 def cross_validated(
     estimator: Any, rows: NDArray[np.float64], classes: NDArray[np.int64]
 ) -> Scores:
-    """Score an estimator on rows that it was not fitted on: 5 folds, shuffled anew 3 times."""
+    """Score an estimator on rows that it was not fitted on: 5 folds, shuffled 3 times."""
     probabilities = np.concatenate(
         [
             cross_val_predict(
@@ -102,8 +102,8 @@ def calibration_error(truth: NDArray[np.int64], probabilities: NDArray[np.float6
     """Expected calibration error of the most probable class, in bins of equal size.
 
     The mean distance between confidence and accuracy, as in Guo et al., "On Calibration of Modern
-    Neural Networks", 2017, equation 3, but with bins that hold the same number of rows, for nearly
-    all confidences of this data lie close to 1. ``probabilities`` has the shape (n, classes).
+    Neural Networks", 2017, equation 3, but with bins that hold the same number of rows, because
+    nearly all confidences of this data are close to 1. ``probabilities`` has shape (n, classes).
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == truth
@@ -119,7 +119,7 @@ def _calibrate_if_better(
     scores: dict[str, Scores],
     report: Callable[[str, Scores], None],
 ) -> tuple[Any, str]:
-    """The winner as it is, or calibrated, whichever has the lower log loss; and the reason."""
+    """The uncalibrated or calibrated winner with the lowest log loss, and the reason in words."""
     variants = {winner: clone(CANDIDATES[winner])}
     for method in CALIBRATIONS:
         name = f"{winner}+{method}"

@@ -18,7 +18,7 @@ from iris_api.observability.standard_error import unblocked
 from iris_api.settings import Settings
 
 request_id_of_context: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""The id of the request that the running task works for; None outside of requests."""
+"""The id of the current task's request; None outside of requests."""
 
 
 def _add_request_id(_logger: object, _method: str, event: EventDict) -> EventDict:
@@ -29,13 +29,13 @@ def _add_request_id(_logger: object, _method: str, event: EventDict) -> EventDic
 
 
 class AccessLog:
-    """Writes a line for each request.
+    """Writes one log line per request, unless the log level is above INFO.
 
-    In JSON by a template, which costs 7 us where structlog's processors cost 35; the line has the
-    form of theirs. The lines of one turn of the loop are written together, for a group's requests
-    are answered together. Elsewhere, and below INFO, structlog decides.
+    A template writes JSON lines in structlog's form, which costs 7 us; structlog's processors would
+    cost 35. JSON lines of one turn of the loop are written together, because a group's requests are
+    answered together. structlog writes console lines.
 
-    Never raises, for the answer may be on its way: ``on_failure`` gets what was raised.
+    Never raises, because the response may be on its way: ``on_failure`` gets the exception.
     """
 
     def __init__(self, on_failure: Callable[[Exception], None]) -> None:
@@ -47,7 +47,7 @@ class AccessLog:
         self._lines: list[str] = []
 
     def write(self, method: str, path: str, status: int, seconds: float, request_id: str) -> None:
-        """Tell of one request; ``seconds`` from its head to the end of its answer."""
+        """Log one request; ``seconds`` is the time from its head to the end of its response."""
         if not self._is_enabled:
             return
         try:
@@ -68,7 +68,7 @@ class AccessLog:
                 f'"status": {int(status)}, "duration_ms": {seconds * 1000:.3f}, '
                 f'"request_id": "{request_id}", "level": "info", "timestamp": "{now}Z"}}\n'
             )
-        except Exception as error:  # noqa: BLE001, a request is not to fail for its line
+        except Exception as error:  # noqa: BLE001, a log line must not fail its request
             self._on_failure(error)
 
     def _write_lines(self) -> None:
@@ -80,7 +80,7 @@ class AccessLog:
 
 
 def wants_console(settings: Settings, stream: TextIO | None = None) -> bool:
-    """Whether what goes to the stream, standard error unless given, is for a person to read."""
+    """Whether to write for a person. ``auto``: if the stream, by default stderr, is a terminal."""
     if settings.log_format == "auto":
         return (stream or sys.stderr).isatty()
     return settings.log_format == "console"
@@ -89,9 +89,9 @@ def wants_console(settings: Settings, stream: TextIO | None = None) -> bool:
 def configure_logging(settings: Settings) -> None:
     """Send the logs of this process, the libraries' included, to standard error.
 
-    Call it once for each process; a second call replaces the first.
+    Call it once per process; a second call replaces the first.
     """
-    if sys.stderr is None:  # closed by whatever has started the process
+    if sys.stderr is None:  # the parent process closed it
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115, it stays open
     level = logging.getLevelNamesMapping()[settings.log_level]
     console = wants_console(settings)
@@ -113,14 +113,14 @@ def _console_rendering() -> list[Processor]:
     return [
         structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
-            repr_native_str=True,  # or a path could send its escape sequences to the terminal
+            repr_native_str=True,  # else a path could send escape sequences to the terminal
             exception_formatter=structlog.dev.plain_traceback,
         )
     ]
 
 
 def _json_rendering() -> list[Processor]:
-    """Tracebacks without the values of variables: those hold what users sent, and passwords."""
+    """Leave the values of variables out of tracebacks: they hold user input and passwords."""
     transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     return [
         structlog.processors.ExceptionRenderer(transformer),

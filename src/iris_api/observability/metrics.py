@@ -29,20 +29,20 @@ log = structlog.get_logger("iris_api")
 def _recording(
     record: Callable[Concatenate["Metrics", P], None],
 ) -> Callable[Concatenate["Metrics", P], None]:
-    """Have a method that records never raise: its callers may just have committed a row."""
+    """Make a recording method never raise: its caller may just have committed a row."""
 
     @functools.wraps(record)
     def guarded(self: "Metrics", /, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             record(self, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001, whatever it is, the caller's work is done
+        except Exception as error:  # noqa: BLE001, no failure may undo the caller's work
             self.note_failure(error)
 
     return guarded
 
 
 class Metrics:
-    """The service's instruments, and their rendering. No method that records ever raises."""
+    """The service's metrics, and their rendering. No recording method ever raises."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -114,7 +114,7 @@ class Metrics:
         """Count an answered request and its time; method and route come from small fixed sets."""
         key = (method, route, status)
         instruments = self._of_request.get(key)
-        if instruments is None:  # finding the children of labels costs more than counting
+        if instruments is None:  # looking up labels costs more than counting
             instruments = self._of_request[key] = (
                 self.requests.labels(method, route, status),
                 self.request_duration.labels(method, route),
@@ -125,39 +125,39 @@ class Metrics:
 
     @_recording
     def observe_inference(self, seconds: float, rows: int) -> None:
-        """Note one call of the model."""
+        """Record one call of the ML model."""
         self.inference_duration.observe(seconds)
         self.inference_rows.observe(rows)
 
     @_recording
     def observe_group(self, rows: int) -> None:
-        """Note one transaction of a group commit."""
+        """Record one transaction of a group commit."""
         self.group_rows.observe(rows)
 
     @_recording
     def count_predictions(self, predictions: Iterable[tuple[str, str | None]]) -> None:
-        """Count committed predictions, each given as its label and its model's version."""
+        """Count committed predictions, each given as label and ML model version."""
         for (label, model_version), count in Tally(predictions).items():
             self.predictions.labels(label, model_version or "").inc(count)
 
     @_recording
     def count_refused_connection(self, reason: str) -> None:
-        """Count a client's connection that was ended, with the slug of its problem."""
+        """Count a client's connection that the server ended; ``reason`` is the problem's slug."""
         self.connections_refused.labels(reason).inc()
 
     @_recording
     def connection_checked_out(self) -> None:
-        """Note that a connection has left the database's pool."""
+        """Count a connection that was checked out of the database pool."""
         self.connections_in_use.inc()
 
     @_recording
     def connection_checked_in(self) -> None:
-        """Note that a connection is back in the database's pool."""
+        """Count a connection that is back in the database pool."""
         self.connections_in_use.dec()
 
     @_recording
     def set_connections_limit(self, size: int) -> None:
-        """Note the size of the database's pool."""
+        """Record the size of the database pool, in connections."""
         self.connections_limit.set(size)
 
     def note_failure(self, error: Exception) -> None:
@@ -172,23 +172,23 @@ class Metrics:
                 log.warning("metrics_failed", reason=reason, exc_info=error)
 
     def render(self) -> bytes:
-        """All values of all workers, in Prometheus' text format; else those of this one."""
+        """The metrics of all workers, or if not shared, of this one, in Prometheus' text format."""
         folder = os.environ.get(FOLDER_VARIABLE)
         if folder is not None:
             try:
                 everything = CollectorRegistry()
                 everything.register(AllWorkers(Path(folder)))
                 return generate_latest(everything)
-            except Exception as error:  # noqa: BLE001, the folder is gone, or a file is spoilt
+            except Exception as error:  # noqa: BLE001, the folder is gone, or a file is corrupt
                 self.note_failure(error)
         return generate_latest(self.registry)
 
 
 def share_metrics() -> None:
-    """Prepare to share metrics with other workers, in the folder of `FOLDER_VARIABLE` if it is set.
+    """Prepare to share metrics with other workers, in the folder of `FOLDER_VARIABLE`, if set.
 
-    Opens all files now: later there might be no space or no file descriptor for them. Where they
-    cannot be had, this process keeps its metrics to itself.
+    Opens all files now: space or file descriptors may run out later. If it fails, this process
+    keeps its metrics in its own memory, and logs a warning.
     """
     folder = os.environ.get(FOLDER_VARIABLE)
     if folder is None:
@@ -202,7 +202,7 @@ def share_metrics() -> None:
 
 
 def warn_of_unshared_metrics(folder: str, error: Exception) -> None:
-    """Log why each scrape gets the values of one worker."""
+    """Log why each scrape gets the values of only one worker."""
     log.warning(
         "metrics_not_shared",
         folder=folder,

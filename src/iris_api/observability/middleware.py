@@ -1,4 +1,4 @@
-"""The outermost layer of each request: its id, its time, its log line, a last net for errors."""
+"""The outermost middleware: request id, metrics, access log, and unhandled errors."""
 
 import os
 import re
@@ -16,11 +16,11 @@ _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 
 
 class ObservabilityMiddleware:
-    """Plain ASGI middleware, for ``BaseHTTPMiddleware`` doubles a request's cost.
+    """Plain ASGI middleware: ``BaseHTTPMiddleware`` would double a request's cost.
 
-    An exception that the application did not handle is logged and answered by ``render_failure``
-    here, inside Starlette's ``ServerErrorMiddleware``, which would raise it again and so close the
-    client's keep-alive connection.
+    Logs an exception that the application did not handle, and responds by ``render_failure``.
+    Starlette's ``ServerErrorMiddleware`` would raise it again, and so close the client's keep-alive
+    connection.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class ObservabilityMiddleware:
         except Exception:
             self.log.exception("unhandled_error", path=scope["path"])
             if status:
-                raise  # the answer has begun; all that is left is to break it off
+                raise  # the response has begun, so it can only be aborted
             await self.render_failure(scope)(scope, receive, send_with_id)
         finally:
             self._record(scope, status, time.perf_counter() - started, request_id)
             request_id_of_context.reset(token)
 
     def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
-        """Count the request. Status 0: cancelled, or the client left, before an answer began.
+        """Count and log the request. Status 0: cancelled, or disconnected, before a response began.
 
-        Never raises, for neither of what it calls does: the answer may be on its way.
+        Never raises, because the response may be on its way; neither do the methods that it calls.
         """
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if scope["method"] in _KNOWN_METHODS else "other"
@@ -72,7 +72,7 @@ class ObservabilityMiddleware:
 
 
 def _request_id(scope: Scope) -> str:
-    """The caller's ``X-Request-ID`` where it is harmless, else a new one."""
+    """The client's ``X-Request-ID`` if it is harmless, else a new id."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _ACCEPTABLE_ID.fullmatch(value):
             return str(value, "ascii")

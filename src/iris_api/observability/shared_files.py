@@ -1,8 +1,8 @@
 """The files through which several workers share their metrics.
 
-prometheus_client maps them into memory and names them after a process identifier. That is the
-number of a slot here, which the next worker takes over, with the counts in its files, when its
-worker has ended. So the files do not grow in number, however often workers end.
+prometheus_client maps them into memory and names them after a process identifier. Here, that is a
+slot number. When a worker has ended, the next one takes over its slot, with the counts in its
+files, so the number of files does not grow, however often workers end.
 """
 
 import fcntl
@@ -17,44 +17,44 @@ from prometheus_client import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""prometheus_client's own. `Metrics` are shared where it is set when they are made."""
+"""prometheus_client's own variable. `Metrics` are shared if it is set when they are made."""
 _BYTES = {"counter": 2**19, "histogram": 2**19, "gauge_livesum": 2**12}
-"""Room in each file for all label sets that can occur: a file that grows is mapped anew, without
-its space on the disk, and a write to a map without space kills the process (SIGBUS)."""
+"""The size of each file in bytes, enough for all label sets that can occur. A file that grows is
+mapped anew without reserved disk space, and a write without space kills the process (SIGBUS)."""
 _locks: list[int] = []
-"""Descriptors that hold this process's slot, to its end."""
+"""File descriptors that hold this process's slot until it ends."""
 
 
 def claim_files(folder: Path) -> None:
-    """Have the metrics that this process makes from now on in files of its own in the folder.
+    """Keep the metrics that this process makes from now on in its own files in the folder.
 
-    Raises `OSError` where the files, at their full size, cannot be had.
+    Raises `OSError` if the files cannot be created at their full size.
     """
-    folder.mkdir(exist_ok=True)  # where it was tidied away since the parent has made it
+    folder.mkdir(exist_ok=True)  # a temporary-file cleaner may have removed it
     slot = _claim_slot(folder)
     for kind, size in _BYTES.items():
         _reserve(folder / f"{kind}_{slot}.db", size)
     with (folder / f"gauge_livesum_{slot}.db").open("r+b") as gauges:
-        gauges.write(bytes(_BYTES["gauge_livesum"]))  # those of the worker that has ended are none
+        gauges.write(bytes(_BYTES["gauge_livesum"]))  # the ended worker's no longer count
     prometheus_client.values.ValueClass = prometheus_client.values.MultiProcessValue(  # type: ignore[no-untyped-call]
         process_identifier=lambda: slot
     )
 
 
 def share_nothing() -> None:
-    """Have the metrics that this process makes from now on in its own memory."""
+    """Keep the metrics that this process makes from now on in its own memory."""
     os.environ.pop(FOLDER_VARIABLE, None)
     prometheus_client.values.ValueClass = prometheus_client.values.MutexValue
 
 
 def remove_folder() -> None:
-    """Remove the folder and its files, which go on to be written to; for when the parent cannot."""
+    """Remove the folder, if the parent no longer can. Workers can still write to open files."""
     if folder := os.environ.get(FOLDER_VARIABLE):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _claim_slot(folder: Path) -> int:
-    """The first slot that no living process has. The system gives it back at the process's end."""
+    """Lock and return the first free slot. The system releases it when the process ends."""
     for slot in count():
         lock = os.open(folder / f"counter_{slot}.db", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -77,13 +77,13 @@ def _reserve(file: Path, size: int) -> None:
 
 
 class AllWorkers(MultiProcessCollector):
-    """The values of all workers: the counts of those that have ended, too, but not their gauges."""
+    """The values of all workers, including the counts, but not the gauges, of ended ones."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(None, path=str(folder))  # type: ignore[no-untyped-call]
 
     def collect(self) -> Iterable[Metric]:
-        """Read all files; without those that have no size yet, which the library cannot read."""
+        """Read all files but stale gauges, and empty files, which the library cannot read."""
         files = [
             entry.path
             for entry in os.scandir(self._path)
@@ -100,7 +100,7 @@ def _has_size(entry: "os.DirEntry[str]") -> bool:
 
 
 def _is_stale(file: Path) -> bool:
-    """Whether it holds the gauges of a worker that has ended."""
+    """Whether the file holds the gauges of an ended worker."""
     kind, _, slot = file.stem.rpartition("_")
     if not kind.startswith("gauge"):
         return False

@@ -1,4 +1,4 @@
-"""Standard error as a log, which no writer waits for, and no writer fails because of."""
+"""Standard error as a log: a slow reader blocks no writer, and no write raises."""
 
 import atexit
 import functools
@@ -13,18 +13,18 @@ from typing import TextIO, cast
 import structlog
 
 _MOST_WAITING = 2**20
-"""Bytes that may wait for a reader; lines beyond that are dropped."""
+"""Most bytes that wait for the reader; lines beyond that are dropped."""
 _SECONDS_TO_DRAIN = 0.25
 Send = Callable[[bytes], int]
-"""Writes what is taken at once, and returns how much that was; `BlockingIOError`: nothing."""
+"""Writes without waiting, and returns the number of bytes written; `BlockingIOError`: none."""
 log = structlog.get_logger("iris_api")
 
 
 @functools.lru_cache(maxsize=1)
 def unblocked(stream: TextIO) -> TextIO:
-    """A stream that writes to the same file, but never waits and never raises.
+    """A stream that writes to the same file, but never waits for a reader and never raises.
 
-    A stream without a file descriptor, as tests have it, is returned itself.
+    Returns a stream without a file descriptor, as in tests, unchanged.
     """
     try:
         fileno = stream.fileno()
@@ -36,22 +36,22 @@ def unblocked(stream: TextIO) -> TextIO:
 
 
 def drain() -> None:
-    """Give the reader of standard error 0.25 s to take the lines that wait.
+    """Wait up to 0.25 s until the reader of standard error has taken the waiting lines.
 
-    Runs at the interpreter's end; call it where a signal ends the process without that.
+    Runs when the interpreter exits; call it if a signal ends the process without that.
     """
     for queue in _queues:
         queue.drain()
 
 
 class _File:
-    """Writes at once. Lines that cannot be written, as on a full disk, are dropped and counted."""
+    """Writes at once. Drops and counts lines that cannot be written, as on a full disk."""
 
     def __init__(self, fileno: int) -> None:
         self._fileno = fileno
         self._dropped = 0
-        self._is_torn = False
-        """Whether the last line in the file has no end."""
+        self._ends_within_line = False
+        """Whether the file ends within a line."""
 
     def write(self, text: str) -> None:
         """Write the text, or drop it."""
@@ -62,37 +62,37 @@ class _File:
             log.warning("log_lines_dropped", lines=dropped)
 
     def flush(self) -> None:
-        """Do nothing: `write` keeps nothing back."""
+        """Do nothing: `write` needs no flush."""
 
     def _write(self, data: bytes) -> bool:
-        """Write all of it, however long it takes; False where the file does not take it."""
-        for piece in _pieces(b"\n" * self._is_torn + data):
+        """Write all of it, however long it takes; False if that fails."""
+        for piece in _pieces(b"\n" * self._ends_within_line + data):
             rest = piece
             try:
                 while rest:
                     rest = rest[self._write_some(rest) :]
             except OSError:
                 if len(rest) < len(piece):
-                    self._is_torn = True
+                    self._ends_within_line = True
                 return False
-            self._is_torn = False
+            self._ends_within_line = False
         return True
 
     def _write_some(self, data: bytes) -> int:
         while True:
             try:
                 return os.write(self._fileno, data)
-            except BlockingIOError:  # another process that shares the file has made it so
+            except BlockingIOError:  # another process made the shared file non-blocking
                 room = select.poll()
                 room.register(self._fileno, select.POLLOUT)
                 room.poll()
 
 
 class _Queue(_File):
-    """For a reader, who may stop reading. Lines beyond a bound are dropped and counted.
+    """Writes to a reader, which may stop reading. Drops and counts lines beyond a bound.
 
-    What the reader does not take at once is left to a thread, which alone waits. Without that
-    attempt, which is not possible with every pipe, a lone caller's request costs some % more.
+    `write` first tries to send without waiting; a thread writes the rest, and only it waits. Some
+    pipes do not allow that attempt; without it, a lone caller's request costs some % more.
     """
 
     def __init__(self, fileno: int) -> None:
@@ -121,7 +121,7 @@ class _Queue(_File):
             self._changed.notify_all()
 
     def drain(self) -> None:
-        """Return when all is written, or after `_SECONDS_TO_DRAIN`."""
+        """Return when all lines are written, or after `_SECONDS_TO_DRAIN`."""
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting, _SECONDS_TO_DRAIN)
 
@@ -131,7 +131,7 @@ class _Queue(_File):
                 self._changed.wait_for(lambda: self._data)
                 data = b"".join(self._data)
                 self._data.clear()
-            self._write(data)  # False where the reader is gone, who misses nothing
+            self._write(data)  # False if the reader is gone; then no line is missed
             with self._changed:
                 self._waiting -= len(data)
                 dropped, self._dropped = self._dropped, 0
@@ -149,9 +149,9 @@ def _encoded(text: str) -> bytes:
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:
-    """Whole lines, as many as a pipe takes together, so that those of several workers do not mix.
+    """Whole lines, up to ``PIPE_BUF`` bytes together, so that lines of several workers do not mix.
 
-    A line that is longer than that comes in parts.
+    A longer line comes in parts.
     """
     start = 0
     while start < len(data):
@@ -161,7 +161,7 @@ def _pieces(data: bytes) -> Iterator[bytes]:
 
 
 def _rest_of(data: bytes, send: Send) -> bytes:
-    """Send what is taken at once, and return what is not."""
+    """Send without waiting, and return the rest."""
     sent = 0
     try:
         for piece in _pieces(data):
@@ -169,16 +169,16 @@ def _rest_of(data: bytes, send: Send) -> bytes:
             sent += taken
             if taken < len(piece):
                 break
-    except OSError:  # nothing is taken now, or the reader is gone, as the thread will find
+    except OSError:  # it is full, or the reader is gone, which the thread will find
         pass
     return data[sent:]
 
 
 def _sender_to(fileno: int) -> Send | None:
-    """How to write there without waiting, whatever others who write there do; None: in no way.
+    """A function that writes there without waiting, whatever other writers do; None if impossible.
 
-    A pipe is opened anew, since whether it waits is kept with what was opened, which is shared.
-    Another user's pipe cannot be opened.
+    Reopens a pipe: O_NONBLOCK belongs to the open file description, which other processes share.
+    Another user's pipe cannot be reopened.
     """
     mode = os.fstat(fileno).st_mode
     if stat.S_ISSOCK(mode):
@@ -197,4 +197,4 @@ def _send_to_socket(fileno: int, data: bytes) -> int:
     try:
         return connection.send(data, socket.MSG_DONTWAIT)
     finally:
-        connection.detach()  # it is not ours to close
+        connection.detach()  # else its destructor closes standard error

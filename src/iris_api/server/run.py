@@ -1,4 +1,4 @@
-"""uvicorn around the application: the listening socket, its workers, what is said at the start."""
+"""Runs the application by uvicorn, in this process or in several workers."""
 
 import asyncio
 import json
@@ -29,14 +29,14 @@ from iris_api.server.supervisor import (
 from iris_api.settings import Settings
 
 OnReady: TypeAlias = Callable[[str, int, dict[str, Any]], None]
-"""Takes the service's URL, and the status and the body of ``/readyz``."""
-_OTHER_FILES = 256  # those that are not clients' connections
+"""Called with the service's URL, and the status and body of ``/readyz``."""
+_OTHER_FILES = 256  # files other than client connections
 
 
 def run(settings: Settings, listener: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; then finish what was accepted, within the grace period.
+    """Serve until SIGINT or SIGTERM; then finish accepted requests within the grace period.
 
-    The settings reach the workers through the environment; ``database_url`` is set by now.
+    Workers read the settings from the environment. ``settings.database_url`` must be set.
     """
     assert settings.database_url is not None, "the caller has found a database"  # noqa: S101
     _allow_open_files(settings.max_connections + _OTHER_FILES)
@@ -52,9 +52,9 @@ def run(settings: Settings, listener: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        headers=[("X-Content-Type-Options", "nosniff")],  # an answer is what its type says
-        # Nothing in an answer depends on the client's address or scheme, and `BoundedProtocol`
-        # takes `Config.loaded_app` for the application itself: uvicorn's middleware would hide it.
+        headers=[("X-Content-Type-Options", "nosniff")],  # browsers must not guess types
+        # No response depends on the client's address or scheme, and `BoundedProtocol` needs the
+        # application itself in `Config.loaded_app`: uvicorn's middleware would wrap it.
         proxy_headers=False,
         backlog=BACKLOG,
         timeout_graceful_shutdown=settings.shutdown_timeout,
@@ -74,12 +74,12 @@ def run(settings: Settings, listener: socket.socket) -> None:
 
 @contextmanager
 def _metrics_folder() -> Iterator[None]:
-    """A folder where the workers share their metrics, or else a warning that they do not."""
+    """Make the folder where the workers share their metrics; if that fails, log a warning."""
     try:
         folder = TemporaryDirectory(prefix="iris-metrics-", ignore_cleanup_errors=True)
     except OSError as error:
         warn_of_unshared_metrics("no folder for temporary files", error)
-        os.environ.pop(FOLDER_VARIABLE, None)  # somebody else's, which is not the workers'
+        os.environ.pop(FOLDER_VARIABLE, None)  # an inherited one is not for these workers
         yield
         return
     with folder as path:
@@ -88,10 +88,10 @@ def _metrics_folder() -> Iterator[None]:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, but it serves as well who has connected and was not accepted yet."""
+    """uvicorn's server, which also serves clients that connected but were not accepted yet."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept all who have begun to connect, then stop."""
+        """Accept the connections that have begun, then stop."""
         for listener in sockets or []:
             turn_away(listener)
         await asyncio.sleep(SECONDS_TO_CONNECT)
@@ -99,7 +99,7 @@ class _Server(uvicorn.Server):
 
 
 def _allow_open_files(count: int) -> None:
-    """Raise the limit of this process as far as it may: without files, uvicorn accepts nobody."""
+    """Raise the limit of open files as far as allowed: without files, uvicorn accepts no client."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -107,7 +107,7 @@ def _allow_open_files(count: int) -> None:
 
 
 def when_ready(listener: socket.socket, report: OnReady) -> None:
-    """Ask ``/readyz`` until it answers, in a thread, and hand on what it said, once."""
+    """Call ``report`` once, from a thread, with the first response of ``/readyz``."""
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104, no binding
@@ -119,7 +119,7 @@ def when_ready(listener: socket.socket, report: OnReady) -> None:
                 connection.request("GET", "/readyz")
                 response = connection.getresponse()
                 report(url, response.status, json.load(response))
-            except (OSError, HTTPException, ValueError):  # no answer, or none of the service's
+            except (OSError, HTTPException, ValueError):  # no response yet, or not this service's
                 time.sleep(0.1)
             else:
                 return

@@ -1,4 +1,4 @@
-"""One process that serves: its application, its lifespan, its way to stop."""
+"""One worker: its application, its lifespan and its graceful shutdown."""
 
 import asyncio
 import gc
@@ -32,7 +32,7 @@ def application() -> FastAPI:
     """Build a worker's application from the environment."""
     settings = load_settings()
     configure_logging(settings)
-    # A row is too small a task to share: more BLAS and OpenMP threads only wait for each other.
+    # A row is too small a task for several BLAS or OpenMP threads: they only wait for each other.
     threadpool_limits(limits=1)
     share_metrics()
     app = create_app(settings)
@@ -41,7 +41,7 @@ def application() -> FastAPI:
 
 
 def _with_server_lifespan(lifespan: Lifespan[Any], settings: Settings) -> Lifespan[Any]:
-    """The application's lifespan, in a process of its own that serves it by uvicorn."""
+    """Extend the application's lifespan for a process that uvicorn runs."""
 
     @asynccontextmanager
     async def wrapped(app: FastAPI) -> AsyncIterator[Any]:
@@ -50,61 +50,63 @@ def _with_server_lifespan(lifespan: Lifespan[Any], settings: Settings) -> Lifesp
                 _install_graceful_shutdown(app, settings.shutdown_delay)
             else:
                 _install_graceful_shutdown(
-                    app, settings.shutdown_delay + SECONDS_TO_LEAVE, deaf=2 * SECONDS_UNTIL_NOTED
+                    app,
+                    settings.shutdown_delay + SECONDS_TO_LEAVE,
+                    debounce_seconds=2 * SECONDS_UNTIL_NOTED,
                 )
                 end_with_parent()
             _tune_gc()
             yield state
         if settings.workers > 1:
-            drain()  # the signal that uvicorn raises again ends a worker at once
+            drain()  # uvicorn raises the signal again, which ends a worker at once
 
     return wrapped
 
 
 @asynccontextmanager
 async def _connections(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
-    """The clients' connections, where `BoundedProtocol` looks for them."""
+    """Set ``app.state.connections``, where `BoundedProtocol` looks for client connections."""
     app.state.connections = Connections(settings, app.state.resources.metrics)
     async with background_tasks(app.state.connections.watch):
         yield
 
 
 def _tune_gc() -> None:
-    """Take what the start has made out of the collector's sight, and have it look less often.
+    """Exclude the objects of the startup from garbage collection, and collect less often.
 
-    The libraries bring 190,000 objects that live as long as the process; to look through them all,
-    as a full collection does, stops every request for 95 ms. And wherever many requests begin
-    together, the objects that they hold are over the threshold of 700 at once: at 64 connections,
-    6 % of the processor's time went into collections that had little to find.
+    The libraries create 190,000 objects that live as long as the process; a full collection that
+    visits them stops every request for 95 ms. When many requests begin together, their objects
+    exceed the threshold of 700 at once: at 64 connections, 6 % of the processor's time went into
+    collections that freed little.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *gc.get_threshold()[1:])
 
 
-def _install_graceful_shutdown(app: FastAPI, delay: float, deaf: float = 0) -> None:
-    """At SIGTERM or SIGHUP, be not ready first, and serve on for ``delay`` s before uvicorn stops.
+def _install_graceful_shutdown(app: FastAPI, delay: float, debounce_seconds: float = 0) -> None:
+    """At SIGTERM or SIGHUP, turn not ready, and serve for ``delay`` more seconds before the stop.
 
-    So a load balancer has the time to notice, and the clients to take their next request, over
-    another connection, elsewhere. A second signal, or SIGINT, stops at once.
+    In that time, a load balancer notices, and clients send their next request elsewhere, over
+    another connection. A second SIGTERM, or SIGINT, stops at once.
 
-    For ``deaf`` seconds another SIGTERM is taken for the same: where a worker was told along with
-    its parent, that passes it on. A second one the parent says again and again.
+    SIGTERM is ignored for ``debounce_seconds`` after the first: a signal to the process group
+    arrives twice, directly and from the supervisor, which sends a real second one repeatedly.
     """
     loop = asyncio.get_running_loop()
-    stop = signal.getsignal(signal.SIGTERM)  # uvicorn's; it puts back what it found, at its end
+    stop = signal.getsignal(signal.SIGTERM)  # uvicorn's, which restores the earlier one at its end
     if not callable(stop):
         return
 
     def begin() -> None:
         app.state.resources.is_stopping = True
         app.state.connections.close_after_answers()
-        if deaf:
-            loop.call_later(deaf, signal.signal, signal.SIGTERM, stop)
+        if debounce_seconds:
+            loop.call_later(debounce_seconds, signal.signal, signal.SIGTERM, stop)
         loop.call_later(delay, stop, signal.SIGTERM, None)
 
     def on_sigterm(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN if deaf else stop)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if debounce_seconds else stop)
         loop.call_soon_threadsafe(begin)
 
     def on_sighup(number: int, frame: FrameType | None) -> None:
@@ -113,5 +115,5 @@ def _install_graceful_shutdown(app: FastAPI, delay: float, deaf: float = 0) -> N
 
     if delay:
         signal.signal(signal.SIGTERM, on_sigterm)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
         signal.signal(signal.SIGHUP, on_sighup)

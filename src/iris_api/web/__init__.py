@@ -1,1 +1,1 @@
-"""HTTP plumbing, without a route and without SQL."""
+"""The HTTP layer below the endpoints: no endpoint and no SQL."""

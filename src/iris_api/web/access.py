@@ -1,4 +1,4 @@
-"""Who may do what: API keys, their scopes, and a rate limit for each client."""
+"""Access control: API keys, their scopes, and a rate limit per client."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -26,8 +26,8 @@ from iris_api.web.paths import path_of
 from iris_api.web.problems import problem_response
 
 _OPEN_PATHS = frozenset({"", "/", "/livez", "/readyz", "/openapi.json", "/docs"})
-"""What needs no key: probes, and the documentation, which is the same for everybody. The root is
-empty where a root path is asked for without its slash."""
+"""Paths that need no API key: probes and documentation. The root is empty if a request for the root
+path has no slash at the end."""
 _CALLER = "iris_api.caller"
 _HOW = "Send the header `Authorization: Bearer iris_...`; `iris-api keys create` makes a key."
 
@@ -39,18 +39,18 @@ KEY_PROBLEMS = (
     DatabaseUnsafe,
     SchemaOutdated,
 )
-"""What may keep a caller from an operation that needs a key."""
+"""The problems of an operation that needs an API key."""
 ACCESS_PROBLEMS = (*KEY_PROBLEMS, RateLimited)
-"""The same, for an operation that is not among `NEVER_REFUSED`."""
+"""The same, for an operation that is not in `NEVER_REFUSED`."""
 SECURED: dict[str, Any] = {"security": [{"bearer": []}, {}]}
-"""For an operation's OpenAPI document: a key where the deployment asks for one, else none."""
+"""For an operation's OpenAPI document: an API key if the deployment requires one, else none."""
 
 
 class AccessMiddleware:
-    """Finds out who the caller is, and counts the request against the caller's limit.
+    """Authenticates the caller, and counts the request against the client's rate limit.
 
-    Installed only where an API key is asked for or a limit is set, so that open access costs
-    nothing; without it, `may` finds `ANONYMOUS_CALLER` or nobody, as ``IRIS_AUTH`` says.
+    Installed only if API keys are required or a limit is set, so open access costs nothing. Without
+    it, `may` returns `ANONYMOUS_CALLER`, or raises `Unauthorized` if ``IRIS_AUTH`` is ``keys``.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class AccessMiddleware:
         self.limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application for a caller who may ask; answer with a problem otherwise."""
+        """Run the application, or respond with a problem if the caller may not send the request."""
         if scope["type"] != "http" or _is_open(path := path_of(scope)):
             await self.app(scope, receive, send)
             return
@@ -94,9 +94,10 @@ class AccessMiddleware:
 
 
 def may(key_scope: KeyScope) -> Callable[[Request], Caller]:
-    """A dependency: the caller, whose key has this scope.
+    """A dependency that returns the caller, whose API key must have this scope.
 
-    It raises `Unauthorized` where nobody has found out who the caller is, and `Forbidden`.
+    It raises `Unauthorized` if the caller of a service with API keys was not authenticated, and
+    `Forbidden` if the scope is missing.
     """
 
     def caller_of(request: Request) -> Caller:

@@ -10,9 +10,9 @@ from iris_api.errors import FieldError, InvalidRequest
 _NAME = "Idempotency-Key"
 _RAW_NAME = b"idempotency-key"
 _QUOTED = re.compile(rb'"((?:[ !#-\[\]-~]|\\["\\]){1,255})"')
-"""A String of RFC 8941, section 3.3.3, which is what the draft asks for."""
+"""A String of RFC 8941, section 3.3.3, as the draft requires."""
 _BARE = re.compile(rb"[!#-~][!-~]{0,254}")
-"""What most clients send in fact."""
+"""A value without quotes, as most clients send it."""
 
 PARAMETER: dict[str, Any] = {
     "parameters": [
@@ -34,7 +34,7 @@ PARAMETER: dict[str, Any] = {
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The request's key; None without one. Raises `InvalidRequest` where it is none."""
+    """The Idempotency-Key; None without one. Raises `InvalidRequest` if malformed or repeated."""
     values = [value for name, value in request.scope["headers"] if name == _RAW_NAME]
     if not values:
         return None

@@ -1,4 +1,4 @@
-"""A route that costs little more than its endpoint."""
+"""A route with little cost beyond its endpoint."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -27,21 +27,22 @@ from iris_api.web.problems import (
 )
 
 _MAX_VALUES = MAX_BATCH_ITEMS * (len(FEATURE_NAMES) + 2)
-"""JSON values in a body: pydantic makes an object of each, and all of them hold up the loop."""
+"""Most JSON values in a body. pydantic builds an object for each, which blocks the event loop."""
 _OTHER_JSON = re.compile(rb"application/[a-z0-9!#$&^_.+-]+\+json")
 _SPECIAL = (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction)
 
 
 class JsonRoute(APIRoute):
-    """An `APIRoute` for an endpoint with one JSON body, run without FastAPI's request machinery.
+    """An `APIRoute` for an endpoint with one JSON body, run without FastAPI's request handling.
 
-    The endpoint stays a plain FastAPI one, and so does its part of the OpenAPI document. Left out
-    is what it does not use: exit stacks for dependencies with ``yield``, the resolution of other
-    parameters, and the validation of the answer, which is the endpoint's own to get right. Pydantic
-    parses the body's bytes, and writes those of the answer, a model or plain values.
+    The endpoint stays a plain FastAPI one, and so does its part of the OpenAPI document. This route
+    skips what such an endpoint does not use: exit stacks for dependencies with ``yield``, and the
+    resolution of other parameters. It does not validate the response: the endpoint must return a
+    correct one, a pydantic model or plain values. Pydantic parses the request body from bytes, and
+    serialises the response to bytes.
 
     The endpoint may take its body, a `Response` for headers, and dependencies that are plain
-    functions of the request alone; anything else is a `TypeError` at definition.
+    functions of the request alone. Raises `TypeError` for any other endpoint.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -52,13 +53,13 @@ class JsonRoute(APIRoute):
         self._validate_json = TypeAdapter(body_type).validator.validate_json
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; the application's handlers answer for what is raised."""
+        """Answer one request. The caller renders any `Problem` or `HTTPException`."""
         if scope["method"] not in (self.methods or ()):
             raise HTTPException(405, headers={"Allow": ", ".join(self.methods or ())})
         _require_json(scope["headers"])
         body = await _read_body(receive)
         if body is None:
-            return  # nobody is there to be answered
+            return  # the client has disconnected
         request = Request(scope, receive)
         arguments = {name: call(request) for name, call in self._dependencies}
         arguments[self._body_name] = self._parse(body)
@@ -66,7 +67,7 @@ class JsonRoute(APIRoute):
         if self._response_name:
             arguments[self._response_name] = response
         response.body = to_json(await self.endpoint(**arguments))
-        # The first header is the length, so far that of an empty body.
+        # The first header is Content-Length, still that of an empty body.
         response.raw_headers[0] = (b"content-length", b"%d" % len(response.body))
         await response(scope, receive, send)
 
@@ -83,11 +84,11 @@ class JsonRoute(APIRoute):
 
 
 class JsonRouteMiddleware:
-    """Hands the request for a `JsonRoute` to it, past Starlette's and FastAPI's own layers.
+    """Sends a request for a `JsonRoute` directly to it, past Starlette's and FastAPI's layers.
 
-    Those (exception handlers, an exit stack, a search through all routes) are a fifth of what a
-    prediction costs before any inference or SQL. The routes stay in the application as well, for
-    its OpenAPI document, and for requests with another method.
+    Those layers (exception handlers, an exit stack, a search through all routes) are a fifth of a
+    prediction's cost before inference and SQL. The routes stay in the application as well, for its
+    OpenAPI document, and for requests with another method.
     """
 
     def __init__(self, app: ASGIApp, *, routes: Sequence[BaseRoute]) -> None:
@@ -100,7 +101,7 @@ class JsonRouteMiddleware:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the route, and answer with the problem that it raises; else run the application."""
+        """Run the route and render the problem that it raises; without a route, the application."""
         route = None
         if scope["type"] == "http":
             route = self._routes.get((scope["method"], path_of(scope)))
@@ -156,12 +157,12 @@ def _require_json(headers: Iterable[tuple[bytes, bytes]]) -> None:
 
 
 def _count_values(body: bytes) -> int:
-    """How many values there are in JSON, but for the last one; more where texts have commas."""
+    """The number of JSON values less one; more if strings hold ``,[{`` or containers are empty."""
     return sum(map(body.count, (b",", b"[", b"{")))
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """Read the body; None where the client left before its end."""
+    """Read the body; None if the client disconnected before its end."""
     chunks = []
     more = True
     while more:

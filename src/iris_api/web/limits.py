@@ -1,4 +1,4 @@
-"""Bounds on what requests may bring, how many there may be, and how long each may take."""
+"""Limits on the size of request bodies, the number of requests, and the time of each."""
 
 import asyncio
 import time
@@ -25,20 +25,20 @@ from iris_api.web.paths import path_of
 from iris_api.web.problems import problem_response
 
 REFUSAL = "iris_api.refusal"
-"""Under it the server puts a problem into a request's scope, where the body will not come as it
-should, and wakes ``receive``."""
+"""The name in a request's scope for a problem that the server found, such as a late body. The
+server also wakes ``receive``."""
 
 _WITHOUT_BODY = frozenset({HTTPMethod.GET, HTTPMethod.HEAD, HTTPMethod.OPTIONS})
-"""Methods whose body, should there be one, nobody reads, and which change nothing."""
+"""Methods that change nothing, and whose body, if any, is not read."""
 NEVER_REFUSED = frozenset({"/livez", "/readyz", "/metrics"})
-"""So that who runs the service can look at it just when it has too much to do."""
+"""Paths without limits, so that operators can inspect an overloaded service."""
 _SECONDS_BETWEEN_LOOKS = 0.1
 _NO_ROOM = "Other requests' bodies take all the room. Try again soon."
 
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """A request at work."""
+    """A request that is running."""
 
     began: float
     held_bytes: int = 0
@@ -49,11 +49,11 @@ class _Request:
 
 @dataclass(slots=True)
 class Limits:
-    """The requests at work in this process, and what bounds them.
+    """The running requests of this process, and their limits.
 
-    No request has a timer of its own, which costs it 4 us, or 8 by `asyncio.timeout`: `watch` looks
-    at all of them ten times a second. They begin in the order in which they
-    are to end, so a look costs nothing where none is overdue.
+    `watch` checks all requests ten times a second: a timer for each would cost a request 4 us, or 8
+    with `asyncio.timeout`. All have the same timeout, so their deadlines are in the order in which
+    they began. A check stops at the first request that is not overdue.
     """
 
     settings: Settings
@@ -61,23 +61,23 @@ class Limits:
     held_bytes: int = 0
 
     async def watch(self) -> None:
-        """Cancel what is overdue, until cancelled oneself."""
+        """Cancel overdue requests. Runs until it is cancelled."""
         while True:
             await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
             latest = time.monotonic() - self.settings.request_timeout
             for task, request in self.requests.items():
                 if request.began > latest:
                     break
-                # An answer that has begun waits for its reader alone, whom the server bounds.
+                # A response that has begun waits only for its reader, and the server limits that.
                 if not request.is_overdue and not request.has_begun_answer:
                     request.is_overdue = True
                     task.cancel()
 
 
 class LimitsMiddleware:
-    """Refuses what is too much, and ends what takes too long.
+    """Refuses requests beyond the limits, and cancels those past the request timeout.
 
-    FastAPI's own ``max_body_size`` would do for bodies, but answers an announced one as plain text.
+    FastAPI's own ``max_body_size`` refuses a too large Content-Length in plain text.
     """
 
     def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
@@ -86,7 +86,7 @@ class LimitsMiddleware:
         self.settings = limits.settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application for one request, within the bounds."""
+        """Run the application for one request, within the limits."""
         if scope["type"] != "http" or path_of(scope) in NEVER_REFUSED:
             await self.app(scope, receive, send)
             return
@@ -104,14 +104,14 @@ class LimitsMiddleware:
                 raise
             task.uncancel()
             may_be_stored = isinstance(error, CancelledWhileStoring)
-            problem = self._broken_off(request, may_be_stored=may_be_stored)
+            problem = self._problem_of_cancelled(request, may_be_stored=may_be_stored)
             await problem_response(problem, scope)(scope, receive, send)
         finally:
             del self.limits.requests[task]
             self.limits.held_bytes -= request.held_bytes
 
     def _refusal(self, scope: Scope) -> Problem | None:
-        """Why the request is not even begun; None where it may."""
+        """The problem of a request that may not begin; None if it may."""
         if len(self.limits.requests) >= self.settings.max_in_flight:
             most = self.settings.max_in_flight
             return Overloaded(f"{most} requests are at work. Try again soon.")
@@ -133,15 +133,15 @@ class LimitsMiddleware:
             request.is_reading = True
             message = await receive()
             if REFUSAL in scope:
-                raise _within_reading(scope[REFUSAL])
+                raise _as_http_exception(scope[REFUSAL])
             size = len(message.get("body", b""))
             limits.held_bytes += size
             request.held_bytes += size
             request.is_reading = message.get("more_body", False)
             if request.held_bytes > limits.settings.max_body_bytes:
-                raise _within_reading(BodyTooLarge(_too_large(limits.settings.max_body_bytes)))
+                raise _as_http_exception(BodyTooLarge(_too_large(limits.settings.max_body_bytes)))
             if limits.held_bytes > limits.settings.max_buffered_bytes:
-                raise _within_reading(Overloaded(_NO_ROOM))
+                raise _as_http_exception(Overloaded(_NO_ROOM))
             return message
 
         async def noticing_send(message: Message) -> None:
@@ -150,8 +150,8 @@ class LimitsMiddleware:
 
         await self.app(scope, bounded_receive, noticing_send)
 
-    def _broken_off(self, request: _Request, *, may_be_stored: bool) -> Problem:
-        """The problem of a request that was cancelled: it was overdue, or the server stops."""
+    def _problem_of_cancelled(self, request: _Request, *, may_be_stored: bool) -> Problem:
+        """The problem of a cancelled request: it was overdue, or the service is stopping."""
         late = f"The answer took over {self.settings.request_timeout:g} s."
         reason = late if request.is_overdue else "The service is stopping."
         if may_be_stored:
@@ -163,18 +163,18 @@ class LimitsMiddleware:
 
 
 def late_body() -> RequestTimeout:
-    """The problem of a body that is not there in time."""
+    """The problem of a body that did not arrive in time."""
     return RequestTimeout("The body was not there in time, so nothing was stored. Send it faster.")
 
 
 def require_at_most(location: Literal["body", "query"], name: str, value: int, most: int) -> None:
-    """Raise `InvalidRequest`, which names the field, where the value is over the deployment's."""
+    """Raise `InvalidRequest`, which names the field, if the value is over the deployment's."""
     if value > most:
         raise InvalidRequest([FieldError(location, name, "too_long", f"At most {most} here")])
 
 
-def _within_reading(problem: Problem) -> HTTPException:
-    """The problem in an exception that FastAPI lets out of its reading of a body, as no other."""
+def _as_http_exception(problem: Problem) -> HTTPException:
+    """Wrap it in the only exception that FastAPI does not replace while it reads a body."""
     return HTTPException(problem.status, problem)  # type: ignore[arg-type]  # see `problems`
 
 
@@ -183,7 +183,7 @@ def _too_large(most: int) -> str:
 
 
 def _announced_bytes(scope: Scope) -> int:
-    """The value of Content-Length, which the server has checked; 0 without one."""
+    """The value of Content-Length in bytes, which the server has checked; 0 without one."""
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit():
             return int(value)

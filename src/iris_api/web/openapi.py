@@ -1,4 +1,4 @@
-"""The OpenAPI document, and a page that shows it without a script from elsewhere."""
+"""The OpenAPI document, and a page that shows it without scripts from other servers."""
 
 import base64
 import hashlib
@@ -33,7 +33,7 @@ _PAGE_HEADERS = {
 
 
 class _Root(ReadRoute):
-    """The root: under a path of a proxy's, such as ``/iris``, also where its slash is missing."""
+    """The root. Under a proxy's path, such as ``/iris``, it matches without the slash as well."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
@@ -41,7 +41,7 @@ class _Root(ReadRoute):
 
 
 class _Assets(StaticFiles):
-    """Files that are sent as a whole, for a part of one is of no use to a page."""
+    """Static files without range requests: a page never needs a part of one."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [header for header in scope["headers"] if header[0] != b"range"]
@@ -56,7 +56,7 @@ class _Assets(StaticFiles):
 def install_documentation(app: FastAPI) -> None:
     """Serve ``/docs`` from this server's own files, and complete ``/openapi.json``.
 
-    All links are relative, so that they hold behind any proxy.
+    All links are relative, so they work behind any proxy.
     """
     assets = _Assets(directory=str(files("fastapi_swagger") / "resources"))
     app.mount("/docs/assets", assets, name="docs-assets")
@@ -93,7 +93,7 @@ def install_documentation(app: FastAPI) -> None:
 
 
 def _content_security_policy(page: bytes) -> str:
-    """Let the page load this server's files and run its own scripts; nothing else, nowhere."""
+    """Allow only this server's files, the page's scripts, inline styles and ``data:`` images."""
     digests = [
         base64.b64encode(hashlib.sha256(script).digest()).decode()
         for script in re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)

@@ -1,4 +1,4 @@
-"""The path that a request is for."""
+"""The path of a request."""
 
 from starlette.types import Scope
 
@@ -6,10 +6,10 @@ _PATH = "iris_api.path"
 
 
 def path_of(scope: Scope) -> str:
-    """The request's path without the root path, as Starlette's router sees it; found once.
+    """The request's path without the root path, as Starlette's router sees it; computed once.
 
-    A proxy may have stripped the root path, or may not. It is empty where the root path is asked
-    for without its slash.
+    Works whether or not a proxy has stripped the root path. Empty if the request is for the root
+    path without a slash at the end.
     """
     path: str | None = scope.get(_PATH)
     if path is None:

@@ -1,4 +1,4 @@
-"""Every error as ``application/problem+json`` (RFC 9457), from one renderer."""
+"""Renders every error as ``application/problem+json`` (RFC 9457)."""
 
 import json
 import re
@@ -30,7 +30,7 @@ from iris_api.observability.logging import request_id_of_context
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 100
-"""Fields at fault that an answer names at most; to render all of 80,000 takes half a second."""
+"""Most invalid fields that a response lists; to render 80,000 would take half a second."""
 _SAFE_IN_PATH = "/!$&'()*+,;=:@"  # RFC 3986, section 3.3; quote() leaves letters and digits alone
 _RETRY_AFTER = {
     "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}},
@@ -45,7 +45,7 @@ _UNPRINTABLE = re.compile(r"[^ -~]")
 
 
 class ProblemField(BaseModel):
-    """One field at fault."""
+    """One invalid field."""
 
     location: Literal["body", "query", "path", "header"] = Field(alias="in")
     field: str = Field(description=f"Such as `limit`, or `items[3].{FEATURE_NAMES[0]}`")
@@ -54,7 +54,7 @@ class ProblemField(BaseModel):
 
 
 class ProblemDetails(BaseModel):
-    """What every error looks like: RFC 9457, with the request's id and the fields at fault."""
+    """The body of every error: RFC 9457, with the request's id and the invalid fields."""
 
     type: str = Field(description="The kind of problem: a stable URN")
     title: str
@@ -66,9 +66,9 @@ class ProblemDetails(BaseModel):
 
 
 def problem_response(problem: Problem, scope: Scope) -> Response:
-    """Render a problem, and log its cause, if PostgreSQL or the operating system is that.
+    """Render a problem; log its cause, if PostgreSQL or the operating system raised one.
 
-    Nothing of the input is in it but the path and the names of fields.
+    The response repeats nothing of the request but its path and field names.
     """
     log_cause(problem)
     body: dict[str, Any] = {
@@ -85,21 +85,21 @@ def problem_response(problem: Problem, scope: Scope) -> Response:
             {"in": e.location, "field": e.field, "code": e.code, "detail": e.detail}
             for e in problem.errors[:MAX_ERRORS]
         ]
-    # ASCII, for what stands in a message may be a lone surrogate, which UTF-8 cannot hold.
+    # ASCII: a message may contain a lone surrogate, which UTF-8 cannot encode.
     content = json.dumps(body, ensure_ascii=True).encode("ascii")
-    # By itself a cache may keep a 404 or a 405, which are over as soon as something is there.
+    # By default, a cache may store a 404 or a 405, although a later request could succeed.
     headers = {"Cache-Control": "no-store", **problem.headers}
     return Response(content, problem.status, headers, media_type=MEDIA_TYPE)
 
 
 def _reference_to(path: str) -> str:
-    """The path as a URI reference (RFC 3986, section 4.2), in which `//` would begin a host."""
+    """The path as a URI reference (RFC 3986, section 4.2); a leading `//` would begin a host."""
     quoted = quote(path, safe=_SAFE_IN_PATH, errors="surrogatepass")
     return f"/.{quoted}" if quoted.startswith("//") else quoted
 
 
 def failure_response(scope: Scope) -> Response:
-    """The answer to an exception that nobody expected; it tells nothing of it."""
+    """The response to an unhandled exception; it reveals nothing about it."""
     return problem_response(
         InternalError("This is a defect. Tell the operators the request_id; their log says more."),
         scope,
@@ -107,7 +107,7 @@ def failure_response(scope: Scope) -> Response:
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Have the application answer its own, FastAPI's and Starlette's errors as problems."""
+    """Have the application render its own, FastAPI's and Starlette's errors as problems."""
 
     async def on_problem(request: Request, problem: Exception) -> Response:
         assert isinstance(problem, Problem)  # noqa: S101, the handler is registered for it alone
@@ -129,9 +129,9 @@ def install_problem_handlers(app: FastAPI) -> None:
 def problem_of_validation(
     errors: Sequence[Mapping[str, Any]], *, count: int | None = None
 ) -> Problem:
-    """The problem for pydantic's errors, which may be only the first of so many.
+    """The problem for pydantic's errors; ``count`` is their total if some were left out.
 
-    ``input`` and ``ctx`` stay out of it: they echo.
+    It leaves out ``input`` and ``ctx``, which echo the request.
     """
     first = errors[:MAX_ERRORS]
     for error in first:
@@ -146,7 +146,7 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
 
 
 def _field_name(path: Sequence[str | int]) -> str:
-    """``items[3].name``; a name is the client's own, so it is cut and made printable."""
+    """``items[3].name``; the client chooses names, so each is cut and made printable."""
     name = "".join(
         f"[{part}]" if isinstance(part, int) else "." + _UNPRINTABLE.sub("?", part[:64])
         for part in path
@@ -155,7 +155,7 @@ def _field_name(path: Sequence[str | int]) -> str:
 
 
 def problem_of_http_exception(error: HTTPException) -> Problem:
-    """The problem for an exception of FastAPI's or Starlette's; raises one that is a defect."""
+    """The problem for an exception of FastAPI or Starlette; re-raises an unexpected one."""
     if isinstance(error.detail, Problem):
         return error.detail
     match error.status_code:
