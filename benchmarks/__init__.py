@@ -1,1 +1,1 @@
-"""What the service costs, measured against other ways to do it, in the same run."""
+"""Benchmarks: the service's costs against other ways to do it, in the same run."""

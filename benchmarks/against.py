@@ -1,7 +1,7 @@
 """``make bench-against REVISION=...``: the CPU time of this code's requests, beside a revision's.
 
-Both run at the same time, and take the load in turn. This code runs a second time as well: how much
-it differs from itself is what the figures cannot tell.
+Both run at the same time, and get the load in turn. This code runs a second time as well: its
+difference from itself is the figures' noise.
 """
 
 import os
@@ -58,7 +58,7 @@ def main() -> None:
 
 @contextmanager
 def checkout(revision: str) -> Iterator[Path]:
-    """A work tree of the revision, for as long as the block."""
+    """A work tree of the revision, for the length of the block."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         git("worktree", "add", "--quiet", "--detach", str(tree), revision)
@@ -75,7 +75,7 @@ def git(*arguments: str) -> None:
 
 @contextmanager
 def serving(bench: Workbench, name: str, tree: Path, port: int) -> Iterator[Server]:
-    """The service of a work tree; what it needs besides is this environment's."""
+    """The service of a work tree, with this environment's libraries."""
     environment = {
         **bench.environment("linear"),
         "IRIS_AUTH": "off",

@@ -1,9 +1,9 @@
-"""The applications that the service is compared with, all under the same server and settings.
+"""The applications that the benchmarks compare, all under the same server and settings.
 
-``empty`` has the same body model and does nothing. ``textbook`` is the honest reference: the way
-that FastAPI's and SQLAlchemy's own tutorials show, a thread hop for the model and a session with
-``add``, ``commit`` and ``refresh`` for each request. ``ordinary_route`` and ``injected_session``
-are the service itself, less one of its decisions each.
+``empty`` has the same body model and does nothing. ``textbook`` does as FastAPI's and SQLAlchemy's
+tutorials show: a thread hop for the ML model, and a session with ``add``, ``commit`` and
+``refresh`` for each request. ``ordinary_route`` and ``injected_session`` are the service itself,
+each without one of its decisions.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -34,7 +34,7 @@ from iris_api.web.json_route import JsonRouteMiddleware
 
 
 def empty() -> FastAPI:
-    """An endpoint that validates its body and answers."""
+    """An endpoint that validates its body and returns a constant."""
     app = FastAPI()
 
     @app.post("/predict")
@@ -45,7 +45,7 @@ def empty() -> FastAPI:
 
 
 def textbook() -> FastAPI:
-    """Predict in the default thread pool, then store the row in a session of the request's own."""
+    """Predict in the default thread pool, then store the row in the request's session."""
     settings = load_settings()
 
     @asynccontextmanager
@@ -84,7 +84,7 @@ def ordinary_route() -> FastAPI:
 
 
 def injected_session() -> FastAPI:
-    """The same, and a session injected as into every other endpoint; the recorder stays."""
+    """The same, with a session injected as in the history's endpoints; the recorder stores."""
     app = application()
 
     async def predict(
@@ -104,7 +104,7 @@ def ask(model: Model, features: IrisFeatures) -> ClassPrediction:
 
 
 def _replace_predict(app: FastAPI, endpoint: Callable[..., Any]) -> FastAPI:
-    """Have the endpoint answer ``/predict``, by the route class and the way of FastAPI's own."""
+    """Serve ``/predict`` by this endpoint and FastAPI's own route, without `JsonRouteMiddleware`."""
     app.user_middleware[:] = [
         layer for layer in app.user_middleware if cast(object, layer.cls) is not JsonRouteMiddleware
     ]

@@ -1,6 +1,6 @@
 """``make bench``: the service against an empty endpoint and against the textbook's way.
 
-All in one run, in turn (A B C A B C), as ratios: the machines that this runs on are shared.
+All in one run, in turn (A B C A B C), as ratios, because the machines are shared.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def contenders(bench: Workbench) -> list[AbstractContextManager[Server]]:
-    """All that is compared, the service first to last among the others of its kind."""
+    """All servers that the tables compare, in the tables' order."""
 
     def reference(name: str, factory: str, port: int, model: str) -> AbstractContextManager[Server]:
         log = bench.log(f"{factory}-{model}")
@@ -82,10 +82,10 @@ def contenders(bench: Workbench) -> list[AbstractContextManager[Server]]:
 
 
 def measure(servers: list[Server], connections: int) -> Measured:
-    """Rounds in turn, each after a second of load that does not count.
+    """Measure rounds in turn, each after a second of load that does not count.
 
-    For a server that was idle while the others had their turns has lost the caches to them, and
-    some machines take its memory away as well.
+    While the others have their turns, an idle server loses the caches, and on some machines its
+    memory.
     """
     measured: Measured = {server.name: [] for server in servers}
     for _ in range(ROUNDS):
@@ -129,7 +129,7 @@ def report_throughput(measured: Measured) -> None:
 
 
 def report_single(bench: Workbench, measured: Measured) -> None:
-    """Print what a lone caller waits, beside what its parts take."""
+    """Print how long a lone caller waits, beside the times of its parts."""
     p50 = {name: _median(rounds, lambda sample: sample.p50) for name, rounds in measured.items()}
     empty = p50.pop(EMPTY)
     insert = asyncio.run(time_insert(bench))

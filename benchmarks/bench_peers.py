@@ -1,6 +1,6 @@
 """``make bench-peers``: the service, which stores, against model servers that store nothing.
 
-Each serves the very same artifact, on the same core, at the best batching settings found for it.
+Each serves the same model file, on the same core, at the best batching settings found for it.
 """
 
 import os
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def measure(bench: Workbench, model: str) -> dict[str, list[Sample]]:
-    """Rounds in turn, each with a fresh server, for five at once would share the core's cache."""
+    """Measure rounds in turn, each with a new server: five at once would share the core's cache."""
     samples: dict[str, list[Sample]] = {OURS: [], **{name: [] for name in PEERS}}
     for _ in range(ROUNDS):
         for name, rounds in samples.items():
@@ -46,7 +46,7 @@ def measure(bench: Workbench, model: str) -> dict[str, list[Sample]]:
 
 @contextmanager
 def contender(bench: Workbench, model: str, peer: Peer | None) -> Iterator[tuple[str, str]]:
-    """Serve the model by a peer, or by the service; yield where to ask and what."""
+    """Serve the model by a peer, or by the service; yield the URL and the request's body."""
     with ExitStack() as stack:
         if peer is None:
             server = iris_server(

@@ -1,4 +1,4 @@
-"""Rows per second of ``POST /predict/batch``, beside what COPY alone does."""
+"""Rows per second of ``POST /predict/batch``, beside those of COPY alone."""
 
 import json
 import os
@@ -22,7 +22,7 @@ ROUNDS = 15
 
 
 async def measure_bulk(bench: Workbench, server: Server) -> None:
-    """Print the table. COPY writes the very same rows into the same table, indexes and all."""
+    """Print the table. COPY writes equal rows into the same table, with its indexes."""
     rng = random.Random(0)
 
     def measure() -> float:
@@ -46,7 +46,7 @@ async def measure_bulk(bench: Workbench, server: Server) -> None:
         response.read()
         batch.append(MAX_BATCH_ITEMS / (time.perf_counter() - began))
         assert response.status == 200
-        os.sched_setaffinity(0, {SERVER_CORE})  # COPY is sent from where the service sends it
+        os.sched_setaffinity(0, {SERVER_CORE})  # the service sends COPY from this core
         began = time.perf_counter()
         await connection.copy_records_to_table("iris_predictions", records=records, columns=COLUMNS)
         copy.append(MAX_BATCH_ITEMS / (time.perf_counter() - began))

@@ -21,7 +21,7 @@ ROUNDS = 200
 PORT = 8106
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STEP = timedelta(milliseconds=100)
-"""Row n was made at START + n * STEP, by one of three labels and of two models in turn."""
+"""Row n has the time START + n * STEP, and one of three labels and of two ML models in turn."""
 
 _FILL = """
     INSERT INTO iris_predictions (sepal_length, sepal_width, petal_length, petal_width,
@@ -35,7 +35,7 @@ _FILL = """
 
 
 def main() -> None:
-    """Fill the table, ask for pages in turn, print their times as ratios."""
+    """Fill the table, request pages in turn, print their times as ratios."""
     print_machine()
     with workbench(empty=False) as bench, ExitStack() as stack:
         asyncio.run(fill(bench))
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 async def fill(bench: Workbench) -> None:
-    """Make the table hold just the benchmark's rows, unless it does already."""
+    """Fill the table with the benchmark's rows only, unless it has them already."""
     connection = await bench.connect()
     count = await connection.fetchval("SELECT count(*) FROM iris_predictions")
     if count != ROWS:
@@ -73,7 +73,7 @@ async def fill(bench: Workbench) -> None:
 
 
 def queries() -> dict[str, Mapping[str, str]]:
-    """The pages that are compared, by what is said of them."""
+    """The queries of the compared pages, by their names in the table."""
 
     def instant(row: int) -> str:
         return (START + row * STEP).isoformat()

@@ -1,4 +1,4 @@
-"""Load on one endpoint: wrk where it is there, else an async client of this file.
+"""Load on one endpoint: by wrk if it is installed, else by this file's async client.
 
 As a program: ``python -m benchmarks.load URL BODY CONNECTIONS SECONDS HEADERS`` prints a sample as
 JSON.
@@ -39,7 +39,7 @@ def put_load(
 ) -> Sample:
     """Send ``body`` again and again over so many connections, from the load's core.
 
-    In a header, ``{n}`` stands for a number that no other request has.
+    In a header, ``{n}`` becomes a number that no other request has.
     """
     headers = {"Content-Type": "application/json", **headers}
     if shutil.which("wrk") is None:
@@ -86,7 +86,7 @@ def _headers_in_lua(headers: Mapping[str, str]) -> str:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection that sends its request again as soon as it is answered."""
+    """One connection that sends its request again as soon as it has the response."""
 
     def __init__(self, request: bytes, latencies: list[float], failures: list[int]) -> None:
         self.request = request

@@ -1,8 +1,8 @@
 """``make bench-pieces``: where a prediction's time goes, each part alone, in one process.
 
-What counts is the processor's time, and of all rounds the least: whatever else the machine does
-only adds to it. There are no sockets between client and service here, so these figures tell two
-versions of the code apart where those of whole services are lost in the noise.
+The figures are CPU times, the least of all rounds, because other work on the machine only adds to
+them. There are no sockets between client and service, so these figures show differences between
+two versions of the code that the noise hides in whole services.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 async def measure(api_key: str) -> dict[str, float]:
-    """The parts; the empty endpoint first, for the service changes the garbage collector's ways."""
+    """The parts; the empty endpoint first, because the service tunes the garbage collector."""
     found = {"an empty endpoint, with its HTTP": await of_requests(empty(), HttpToolsProtocol)}
     async with service("off") as app:
         resources: Resources = app.state.resources
@@ -84,7 +84,7 @@ async def measure(api_key: str) -> dict[str, float]:
 
 @asynccontextmanager
 async def service(auth: str) -> AsyncIterator[FastAPI]:
-    """The service, begun."""
+    """The service's application, with its lifespan begun."""
     os.environ["IRIS_AUTH"] = auth
     app = application()
     async with app.router.lifespan_context(app):
@@ -92,7 +92,7 @@ async def service(auth: str) -> AsyncIterator[FastAPI]:
 
 
 def answering_at_once(resources: Resources, answer: ClassPrediction) -> Resources:
-    """The resources, but with neither inference nor SQL."""
+    """The resources without inference and SQL."""
     stored = StoredPrediction(1, datetime.now(UTC))
 
     class Engine:
@@ -108,7 +108,7 @@ def answering_at_once(resources: Resources, answer: ClassPrediction) -> Resource
 
 
 async def of_calls(call: Callable[[], Awaitable[object]]) -> float:
-    """The microseconds of one call, of all callers' at once."""
+    """The microseconds of one call, while all callers call at once."""
 
     async def caller() -> None:
         for _ in range(CALLS):
@@ -120,7 +120,7 @@ async def of_calls(call: Callable[[], Awaitable[object]]) -> float:
 async def of_requests(
     app: FastAPI, protocol: type[HttpToolsProtocol], api_key: str | None = None
 ) -> float:
-    """The microseconds of one request, from its bytes to those of its answer."""
+    """The microseconds of one request, from its bytes to the response's."""
     config = uvicorn.Config(app, ws="none", proxy_headers=False, access_log=False, log_config=None)
     config.load()
     loop = asyncio.get_running_loop()
@@ -145,7 +145,7 @@ async def _least(start: Callable[[], list[Awaitable[None]]]) -> float:
 
 
 class _Client(asyncio.Transport):
-    """A connection in memory, whose client sends its next request when it has its answer."""
+    """A connection in memory; its client sends the next request when it has the response."""
 
     def __init__(self, protocol: HttpToolsProtocol, request: bytes) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class _Client(asyncio.Transport):
         protocol.connection_made(self)
 
     async def send(self, count: int) -> None:
-        """Send the request so often; return when all are answered."""
+        """Send the request ``count`` times; return when all have responses."""
         self._left = count
         self._all_answered = self._loop.create_future()
         self._protocol.data_received(self._request)
@@ -166,7 +166,7 @@ class _Client(asyncio.Transport):
         if data.startswith(b"HTTP/1.1"):
             assert data.startswith(b"HTTP/1.1 200"), data
         if not data.endswith(b"}"):
-            return  # the body is to come
+            return  # the body follows
         self._left -= 1
         if self._left:
             self._loop.call_soon(self._protocol.data_received, self._request)

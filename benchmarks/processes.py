@@ -25,10 +25,10 @@ class Server:
     pid: int
     port: int
     headers: Mapping[str, str] = field(default_factory=dict)
-    """What a request to it carries."""
+    """The headers of each request to it."""
 
     def cpu_seconds(self) -> float:
-        """User and system time of the process and of those that it has started."""
+        """User and system time of the process and its descendants."""
         return sum(_cpu_seconds(pid) for pid in [self.pid, *_descendants(self.pid)])
 
     def resident_bytes(self) -> int:
@@ -42,7 +42,7 @@ class Server:
 def uvicorn_server(
     name: str, factory: str, port: int, *, environment: Mapping[str, str], log: Path
 ) -> Iterator[Server]:
-    """Run an application under uvicorn as the service runs itself: uvloop, httptools, no log."""
+    """Run an application under uvicorn, with the service's options: uvloop, httptools, no log."""
     command = [
         sys.executable, "-m", "uvicorn", factory, "--factory", "--host", HOST, "--port", str(port),
         "--loop", "uvloop", "--http", "httptools", "--ws", "none", "--no-access-log",
@@ -91,7 +91,7 @@ def _running(
 
 
 def pin(pid: int, core: int) -> None:
-    """Keep a process, its threads and those that it has started on one core."""
+    """Keep a process, its threads and its descendants on one core."""
     for process in [pid, *_descendants(pid)]:
         with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
             for thread in Path(f"/proc/{process}/task").iterdir():
@@ -101,7 +101,7 @@ def pin(pid: int, core: int) -> None:
 def wait_until_answering(
     port: int, path: str, process: "subprocess.Popen[bytes]", log: Path
 ) -> None:
-    """Return when ``path`` answers with 200."""
+    """Return when the response of ``path`` is 200."""
     deadline = time.monotonic() + _READY_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         connection = HTTPConnection(HOST, port, timeout=5)

@@ -1,4 +1,4 @@
-"""Tables of medians, as Markdown, so that they can be read in a terminal and pasted into docs."""
+"""Tables of medians, as Markdown, for a terminal and for docs/performance.md."""
 
 import os
 import platform
@@ -30,7 +30,7 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def print_machine() -> None:
-    """Print when and on what this was measured."""
+    """Print the date, the machine and the versions."""
     model = next(
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""What every benchmark stands on: a PostgreSQL of its own, and a model of each kind."""
+"""What every benchmark needs: its own PostgreSQL, and an ML model of each kind."""
 
 import asyncio
 import os
@@ -21,13 +21,13 @@ from iris_api.inference.training import train
 from iris_api.settings import Settings
 
 HOME = Path(".iris/bench")
-"""On a real disk, with fsync on: durability is part of what is measured."""
+"""On a real disk, with fsync on: the benchmarks measure durable storage."""
 MODELS = {"linear": "linear-discriminant", "forest": "random-forest"}
 
 
 @dataclass(frozen=True)
 class Workbench:
-    """A migrated database, and for each of `MODELS` a data directory that holds it."""
+    """A migrated database, and a data directory for each of `MODELS`."""
 
     database_url: str
 
@@ -49,7 +49,7 @@ class Workbench:
         return HOME / f"{name}.log"
 
     def api_key(self) -> str:
-        """An API key of a client of the benchmark's own."""
+        """A new API key of the benchmark's client."""
 
         async def make() -> str:
             settings = Settings(database_url=SecretStr(self.database_url))
@@ -59,17 +59,17 @@ class Workbench:
         return asyncio.run(make())
 
     async def connect(self) -> "asyncpg.Connection[asyncpg.Record]":
-        """A connection of the benchmark's own."""
+        """A new connection to the database."""
         url = make_url(self.database_url).set(drivername="postgresql")
         return await asyncpg.connect(url.render_as_string(hide_password=False))
 
 
 @contextmanager
 def workbench(*, empty: bool = True) -> Iterator[Workbench]:
-    """Bring up the database on the load's core, and train what is missing.
+    """Start the database on the load's core, and train the missing ML models.
 
     ``BENCH_DATABASE_URL`` names a database other than the embedded one; its rows are deleted.
-    ``IRIS_DATABASE_URL`` does not count here, for that one's rows are somebody's.
+    ``IRIS_DATABASE_URL`` has no effect here, because its rows may be in use.
     """
     for model, candidate in MODELS.items():
         folder = HOME / model / "model"
@@ -96,12 +96,12 @@ async def _truncate(bench: Workbench) -> None:
 
 
 def _pin_database() -> None:
-    """Keep the embedded PostgreSQL, whose backends inherit it, beside the load."""
+    """Keep the embedded PostgreSQL on the load's core; its backends inherit that."""
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     for pid in map(int, children):
         pin(pid, LOAD_CORE)
 
 
 def settle() -> None:
-    """Let the machine come to rest between two rounds."""
+    """Wait between two rounds, so that the machine is idle."""
     time.sleep(0.5)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The image's health check: asks the service for /readyz, and says in a line why it is not ready.
+"""The image's health check: requests /readyz, and prints in one line why the service is not ready.
 
-It imports nothing of the service's, which would take a second of a processor each time, and it goes
-through no proxy, whatever the environment says of one.
+It imports nothing of the service, because that takes a second of CPU time each time. It ignores the
+environment's proxies.
 """
 
 import json
@@ -15,11 +15,11 @@ from http.client import HTTPConnection, HTTPException
 
 _REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104, no binding
 _INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")  # as in settings.py, and ignored there
-_SECONDS = 4  # less than the Dockerfile's, so that there is time to say that they are over
+_SECONDS = 4  # less than the Dockerfile's timeout, so that the line about a timeout gets printed
 
 
 def address_of(environment: Mapping[str, str]) -> tuple[str, str]:
-    """Where the service can be reached that has these settings; an empty one is as one unset."""
+    """Host and port of the service with these settings; an empty setting counts as unset."""
     host = environment.get("IRIS_HOST") or "127.0.0.1"
     port = environment.get("IRIS_PORT") or "8000"
     if _INJECTED_PORT.fullmatch(port):
@@ -28,7 +28,7 @@ def address_of(environment: Mapping[str, str]) -> tuple[str, str]:
 
 
 def find_fault(host: str, port: str) -> str | None:
-    """Why the service there is not ready; None where it is."""
+    """Why the service there is not ready; None if it is."""
     try:
         connection = HTTPConnection(host, int(port), timeout=_SECONDS)
         connection.request("GET", "/readyz")
@@ -42,7 +42,7 @@ def find_fault(host: str, port: str) -> str | None:
 
 
 def _detail_of(body: bytes) -> str:
-    """What a problem says; of anything else, that it is none."""
+    """A problem's detail; for any other body, a sentence that it is not a problem."""
     try:
         return str(json.loads(body)["detail"])
     except (ValueError, KeyError, TypeError):

@@ -1,1 +1,1 @@
-"""Other model servers, each at the best settings that were found for it."""
+"""Other model servers, each at the best settings found for it."""

@@ -1,4 +1,4 @@
-"""Four open model servers as data: how to install, start, ask and stop each of them.
+"""Four open model servers as data: how to install, start, call and stop each of them.
 
 `install` builds a peer's own virtual environment; `serving` runs the peer for the length of a
 `with` block. Each peer's settings are the best ones found for the load of ``make bench-peers``.
@@ -62,7 +62,7 @@ class PeerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What every peer answers, whatever its own wire format is."""
+    """A peer's prediction, independent of its wire format."""
 
     label: str
     probabilities: tuple[float, ...]
@@ -309,7 +309,7 @@ def serving(
 
 
 def check(peer: Peer, port: int) -> Answer:
-    """Ask about one setosa row and insist on a sane answer."""
+    """Send one setosa row and check the response."""
     advice = (
         f"make sure that nothing else took port {port} meanwhile, then compare {peer.name}'s "
         "request and server file with its documentation."
@@ -396,7 +396,7 @@ def _tail(log: Path) -> str:
 
 
 def _stop(process: subprocess.Popen[bytes], token: str) -> None:
-    """End the process group politely, then whatever else carries this run's token."""
+    """Stop the process group by SIGTERM, then all other processes with this run's token."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_DEADLINE_S
