@@ -1,6 +1,6 @@
-"""How Alembic reaches the database: for ``alembic ...`` and for ``iris-api migrate`` alike.
+"""Connects Alembic to the database, for ``alembic ...`` and for ``iris-api migrate``.
 
-All revisions of one run share a transaction, so a failing one leaves the schema as it was.
+All revisions of one run share a transaction, so a failure leaves the schema unchanged.
 """
 
 from logging.config import fileConfig
@@ -22,7 +22,7 @@ from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings, load_settings
 
 _LOCK = 0x1215_0A91
-"""The advisory lock of all who migrate this service's schema; any fixed number would do."""
+"""The advisory lock of processes that migrate this schema; any fixed number would do."""
 
 
 def run_offline(settings: Settings) -> None:
@@ -41,7 +41,7 @@ async def run_online(settings: Settings) -> None:
     engine = create_async_engine(
         database_url(settings),
         poolclass=NullPool,
-        isolation_level=ISOLATION_LEVEL,  # who has waited for the lock sees what was done meanwhile
+        isolation_level=ISOLATION_LEVEL,  # after the lock, see what others did
         connect_args={
             "timeout": settings.database_connect_timeout,
             **prepared_statement_args(settings),
@@ -57,7 +57,7 @@ def _migrate(connection: Connection, settings: Settings) -> None:
         connection=connection, target_metadata=Base.metadata, compare_server_default=True
     )
     with context.begin_transaction():
-        # The lock ends with the transaction, and therefore also if this process is killed.
+        # The lock ends with the transaction, so also if this process is killed.
         milliseconds = round(settings.migration_timeout * 1000)
         connection.execute(text(f"SET LOCAL lock_timeout = {milliseconds}"))
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
@@ -65,7 +65,7 @@ def _migrate(connection: Connection, settings: Settings) -> None:
 
 
 def main() -> None:
-    """Take the caller's settings, or the environment's where Alembic itself is the caller."""
+    """Use the caller's settings, or the environment's for Alembic's own command."""
     settings = context.config.attributes.get("settings")
     if settings is not None:
         run(settings)
@@ -75,7 +75,7 @@ def main() -> None:
     try:
         run(load_settings())
     except ConfigurationError as error:
-        raise CommandError(str(error)) from None  # which Alembic shows as one line
+        raise CommandError(str(error)) from None  # Alembic shows it as one line
     except (OSError, DBAPIError) as error:
         problem = problem_of(error)
         if problem is None:

@@ -29,7 +29,7 @@ INDEXES = {
 
 
 def upgrade() -> None:
-    """Go to this revision."""
+    """Create the table and its indexes."""
     op.create_table(
         "iris_predictions",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -54,5 +54,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Go back to an empty database."""
+    """Drop the table."""
     op.drop_table("iris_predictions")

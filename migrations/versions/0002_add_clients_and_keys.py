@@ -1,6 +1,6 @@
 """Give predictions a client, and add idempotency_keys and api_keys.
 
-Building the indexes anew holds writes up for as long as that takes.
+Rebuilding the indexes blocks writes for as long as it takes.
 
 Revision: 0002
 Created: 2026-11-22
@@ -31,7 +31,7 @@ INDEXES = {
 
 
 def upgrade() -> None:
-    """Go to this revision. What was predicted before belongs to the client of open access."""
+    """Upgrade to this revision. Earlier predictions belong to the client ``anonymous``."""
     op.add_column(
         "iris_predictions",
         sa.Column("client", sa.Text(), server_default="anonymous", nullable=False),
@@ -74,7 +74,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Go back to predictions of nobody in particular."""
+    """Go back to predictions without a client."""
     op.drop_table("api_keys")
     op.drop_table("idempotency_keys")
     for name, columns in INDEXES.items():

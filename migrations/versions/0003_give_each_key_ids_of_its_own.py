@@ -14,7 +14,7 @@ down_revision: str | Sequence[str] | None = "0002"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
-# As `iris_api.auth.api_keys.create_api_key` does it for a new key.
+# As `iris_api.auth.api_keys.create_api_key` does for a new API key.
 GIVE_RANGES = """
     DO $$
     DECLARE
@@ -45,7 +45,7 @@ DROP_SEQUENCES = """
 
 
 def upgrade() -> None:
-    """Go to this revision. Predictions keep the ids that they have."""
+    """Upgrade to this revision. Predictions keep their ids."""
     op.add_column("api_keys", sa.Column("id_range", sa.Integer(), nullable=True))
     op.execute(GIVE_RANGES)
     op.alter_column("api_keys", "id_range", nullable=False)
@@ -53,6 +53,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Go back to one sequence for all."""
+    """Go back to one sequence for all API keys."""
     op.execute(DROP_SEQUENCES)
     op.drop_column("api_keys", "id_range")

@@ -1,4 +1,4 @@
-"""Work that goes on beside the requests."""
+"""Background tasks, which run beside the requests."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,7 +12,7 @@ log = structlog.get_logger("iris_api")
 
 @asynccontextmanager
 async def background_tasks(*works: Work) -> AsyncIterator[None]:
-    """Run coroutine functions, none of which is to end by itself, for the length of the block."""
+    """Run coroutine functions, which should not end by themselves, until the block ends."""
     tasks = [asyncio.create_task(_logged(work)) for work in works]
     try:
         yield
@@ -23,7 +23,7 @@ async def background_tasks(*works: Work) -> AsyncIterator[None]:
 
 
 async def _logged(work: Work) -> None:
-    """Do work whose end, but for being cancelled, is a defect."""
+    """Run one function and log its exception: only a cancellation should end it."""
     try:
         await work()
     except Exception:

@@ -1,4 +1,4 @@
-"""Batching without a timer: a batch is what gathered while the last one was in flight."""
+"""Batching without a timer: items that arrive while a batch runs form the next one."""
 
 import asyncio
 from collections import deque
@@ -14,16 +14,16 @@ Result = TypeVar("Result")
 
 
 class CancelledInFlight(asyncio.CancelledError):
-    """The caller was cancelled when its item's batch had begun, so the item is being worked on."""
+    """The caller was cancelled after its batch had begun, so its item is being processed."""
 
 
 class CancelledWhileStoring(asyncio.CancelledError):
-    """The caller was cancelled when PostgreSQL had begun, so its row may be stored all the same."""
+    """The caller was cancelled after PostgreSQL had begun, so its row may still be stored."""
 
 
 @dataclass(slots=True, eq=False)
 class _Waiting(Generic[Item, Result]):
-    """An item, and the caller who waits for what becomes of it."""
+    """An item, and the future of its caller."""
 
     item: Item
     future: asyncio.Future[Result]
@@ -34,15 +34,15 @@ class _Waiting(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Turns calls for one item into calls for many.
 
-    ``run`` takes the items of a batch and returns as many results, in their order; a result that is
-    an exception is raised for its caller alone. What ``run`` itself raises is raised for each
-    caller of its batch, and for nobody else.
+    ``run`` takes the items of a batch and returns as many results, in their order. A result that is
+    an exception is raised for its caller only. An exception that ``run`` raises is raised for each
+    caller of the batch.
 
-    A lone caller waits for nothing: its batch starts at the loop's next turn. Callers that arrive
-    while ``max_in_flight`` batches run form the next one, of at most ``max_batch`` items. A batch
-    runs in a task that no caller owns, so a caller that is cancelled takes nobody with it; an item
-    whose caller left before its batch began is left out, and so is one that has waited for over
-    ``max_wait`` seconds: where more is asked for than can be done, what is done is in time.
+    A lone caller does not wait: its batch starts at the loop's next turn. Callers that arrive while
+    ``max_in_flight`` batches run form the next one, of at most ``max_batch`` items. At most
+    ``max_waiting`` items wait. A batch runs in its own task, so a cancelled caller does not affect
+    the others. A batch leaves out items whose caller was cancelled before it began, and items that
+    waited for over ``max_wait`` seconds: under overload, its results are in time.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Batcher(Generic[Item, Result]):
         self._closed = False
 
     async def submit(self, item: Item) -> Result:
-        """Wait for the item's result.
+        """Wait for the item's result and return it.
 
-        Raises `Overloaded` where ``max_waiting`` callers wait already, where the item has waited
-        too long, or where the batcher is closed; then nothing was done for it. A caller that is
-        cancelled gets `CancelledInFlight` where its batch has begun; else nothing is done for it.
+        Raises `Overloaded` where ``max_waiting`` callers wait already, the item has waited too
+        long, or the batcher is closed; then the item was not processed. A cancelled caller gets
+        `CancelledInFlight` if its batch has begun; otherwise the item is not processed.
         """
         if self._closed:
             raise Overloaded("The service is stopping. Try again, at another replica.")
@@ -89,7 +89,7 @@ class Batcher(Generic[Item, Result]):
             raise
 
     async def aclose(self) -> None:
-        """Take no more items; return when all that were taken have their results."""
+        """Refuse new items; return when all earlier ones have their results."""
         self._closed = True
         while self._in_flight:
             await asyncio.wait(self._in_flight)
@@ -97,15 +97,15 @@ class Batcher(Generic[Item, Result]):
     def _start_batches(self) -> None:
         """Start batches while items wait that no started batch will take.
 
-        A batch takes its items when its task begins, not here: what arrives in the same turn of the
-        loop travels together.
+        A batch takes its items when its task begins, not here, so items that arrive in the same
+        turn of the loop share a batch.
         """
         while (
             len(self._in_flight) < self._max_in_flight
             and len(self._waiting) > self._unbegun * self._max_batch
         ):
             self._unbegun += 1
-            # An empty context: the batch works for many requests, and logs for none of them.
+            # An empty context: a batch serves many requests, so it logs for none of them.
             task = asyncio.create_task(self._run_batch(), context=Context())
             self._in_flight.add(task)
             task.add_done_callback(self._on_landed)
@@ -123,12 +123,12 @@ class Batcher(Generic[Item, Result]):
             results = await self._run([item for item, _ in batch])
             for (_, future), result in zip(batch, results, strict=True):
                 if future.done():
-                    continue  # its caller was cancelled meanwhile
+                    continue  # its caller was cancelled
                 if isinstance(result, Exception):
                     future.set_exception(result)
                 else:
                     future.set_result(result)
-        except Exception as error:  # noqa: BLE001, whatever it is, the callers get it
+        except Exception as error:  # noqa: BLE001, the callers get it
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)

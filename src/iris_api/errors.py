@@ -1,4 +1,4 @@
-"""Every failure that the service can answer with, as a tree of classes.
+"""All errors of the service, as a tree of classes.
 
 ::
 
@@ -32,8 +32,8 @@
             ├── ModelUnavailable
             └── NotReady
 
-A problem's slug, status and title are constants of its class; only ``detail`` varies. How one is
-rendered as ``application/problem+json`` (RFC 9457) is `iris_api.web.problems`' matter.
+A problem's slug, status and title are constants of its class; only ``detail`` varies.
+`iris_api.web.problems` renders it as ``application/problem+json`` (RFC 9457).
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,8 +41,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar, Literal
 
-_FIELDS_TOLD = 5
-"""How many fields at fault the sentence for people names."""
+_FIELDS_NAMED = 5
+"""How many invalid fields ``detail`` names."""
 
 
 class IrisApiError(Exception):
@@ -50,15 +50,15 @@ class IrisApiError(Exception):
 
 
 class ConfigurationError(IrisApiError):
-    """What stands around the service does not fit; the message says what to do about it."""
+    """The service's environment is not usable; the message says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One field at fault.
+    """One invalid field.
 
     ``location`` and ``field`` say where it is (``body`` and ``items[3].name``), ``code`` is
-    stable for programs, ``detail`` is for people. The offending value is never part of it.
+    stable for programs, ``detail`` is for people. The invalid value is never part of it.
     """
 
     location: Literal["body", "query", "path", "header"]
@@ -68,7 +68,7 @@ class FieldError:
 
 
 class Problem(IrisApiError):
-    """A failure with an HTTP status. Subclasses fix ``slug``, ``status`` and ``title``."""
+    """An error with an HTTP status. Subclasses set ``slug``, ``status`` and ``title``."""
 
     slug: ClassVar[str]
     status: ClassVar[HTTPStatus]
@@ -86,12 +86,12 @@ class Problem(IrisApiError):
 
     @classmethod
     def type_uri(cls) -> str:
-        """The problem type of RFC 9457, section 3.1.1: stable, and the same on every deployment."""
+        """Return the problem type (RFC 9457, section 3.1.1), stable and the same everywhere."""
         return f"urn:iris-api:problem:{cls.slug}"
 
 
 class MalformedRequest(Problem):
-    """What came is not a request of HTTP."""
+    """The request is not valid HTTP."""
 
     slug = "malformed-request"
     status = HTTPStatus.BAD_REQUEST
@@ -99,47 +99,47 @@ class MalformedRequest(Problem):
 
 
 class MalformedBody(MalformedRequest):
-    """The request's body is not JSON, or not text."""
+    """The request's body is not valid JSON in UTF-8."""
 
     slug = "malformed-body"
     title = "Malformed body"
 
 
 def _challenge(parameters: Mapping[str, str]) -> dict[str, str]:
-    """The header that tells a program which key to come back with (RFC 6750, section 3)."""
-    told = {"realm": "iris-api", **parameters}
-    return {"WWW-Authenticate": "Bearer " + ", ".join(f'{n}="{v}"' for n, v in told.items())}
+    """Return the header that tells a program which API key to send (RFC 6750, section 3)."""
+    challenge = {"realm": "iris-api", **parameters}
+    return {"WWW-Authenticate": "Bearer " + ", ".join(f'{n}="{v}"' for n, v in challenge.items())}
 
 
 class Unauthorized(Problem):
-    """The request brings no API key, or one that is not valid."""
+    """The request has no API key, or one that is not valid."""
 
     slug = "unauthorized"
     status = HTTPStatus.UNAUTHORIZED
     title = "API key required"
 
     def __init__(self, detail: str, *, brings_key: bool = False) -> None:
-        """RFC 6750, section 3.1: where no key came, nothing is said to be wrong with it."""
+        """Without an API key, the header has no ``error`` (RFC 6750, section 3.1)."""
         wrong = {"error": "invalid_token"} if brings_key else {}
         super().__init__(detail, headers=_challenge(wrong))
 
 
 class Forbidden(Problem):
-    """The API key is valid, but not for this."""
+    """The API key is valid, but lacks the scope for this request."""
 
     slug = "forbidden"
     status = HTTPStatus.FORBIDDEN
     title = "Scope missing"
 
     def __init__(self, detail: str, *, needed: str) -> None:
-        """``needed`` is the scope that the key would have to have."""
+        """``needed`` is the scope that the API key lacks."""
         super().__init__(
             detail, headers=_challenge({"error": "insufficient_scope", "scope": needed})
         )
 
 
 class NotFound(Problem):
-    """No such resource."""
+    """The resource does not exist."""
 
     slug = "not-found"
     status = HTTPStatus.NOT_FOUND
@@ -147,14 +147,14 @@ class NotFound(Problem):
 
 
 class PredictionNotFound(NotFound):
-    """No prediction has this id."""
+    """The client has no prediction with this id."""
 
     slug = "prediction-not-found"
     title = "Prediction not found"
 
 
 class MethodNotAllowed(Problem):
-    """The path exists, but not for this method."""
+    """The path exists, but does not support this method."""
 
     slug = "method-not-allowed"
     status = HTTPStatus.METHOD_NOT_ALLOWED
@@ -173,7 +173,7 @@ class RequestTimeout(Problem):
 
 
 class BodyTooLarge(Problem):
-    """The body is over ``IRIS_MAX_BODY_BYTES``."""
+    """The body is larger than ``IRIS_MAX_BODY_BYTES``."""
 
     slug = "body-too-large"
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
@@ -181,7 +181,7 @@ class BodyTooLarge(Problem):
 
 
 class UnsupportedMediaType(Problem):
-    """The body is not declared to be JSON."""
+    """The body's ``Content-Type`` is not JSON."""
 
     slug = "unsupported-media-type"
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
@@ -189,7 +189,7 @@ class UnsupportedMediaType(Problem):
 
 
 class Misdirected(Problem):
-    """The request is for a host whose name is not this service's."""
+    """The request's ``Host`` is not a name of this service."""
 
     slug = "misdirected"
     status = HTTPStatus.MISDIRECTED_REQUEST
@@ -197,21 +197,21 @@ class Misdirected(Problem):
 
 
 class InvalidRequest(Problem):
-    """Some fields do not fit; ``errors`` names them, or the first of very many."""
+    """Some fields are invalid; ``errors`` names them, or the first of very many."""
 
     slug = "invalid-request"
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     title = "Invalid request"
 
     def __init__(self, errors: Sequence[FieldError], *, count: int | None = None) -> None:
-        told = [f"{error.field}: {error.detail}" for error in errors[:_FIELDS_TOLD]]
-        more = (count or len(errors)) - len(told)
-        super().__init__("; ".join([*told, f"and {more} more"] if more else told))
+        named = [f"{error.field}: {error.detail}" for error in errors[:_FIELDS_NAMED]]
+        more = (count or len(errors)) - len(named)
+        super().__init__("; ".join([*named, f"and {more} more"] if more else named))
         self.errors = errors
 
 
 class IdempotencyKeyReused(Problem):
-    """The ``Idempotency-Key`` belongs to an earlier request with another payload."""
+    """The ``Idempotency-Key`` belongs to another payload, or to deleted predictions."""
 
     slug = "idempotency-key-reused"
     status = HTTPStatus.UNPROCESSABLE_ENTITY
@@ -219,7 +219,7 @@ class IdempotencyKeyReused(Problem):
 
 
 class RateLimited(Problem):
-    """The client has sent as many requests as it may; ``Retry-After`` says when to go on."""
+    """The client has sent too many requests; ``Retry-After`` says when to continue."""
 
     slug = "rate-limited"
     status = HTTPStatus.TOO_MANY_REQUESTS
@@ -231,7 +231,7 @@ class RateLimited(Problem):
 
 
 class HeadersTooLarge(Problem):
-    """The request's head is over ``IRIS_MAX_HEADER_BYTES``."""
+    """The request line and headers are larger than ``IRIS_MAX_HEADER_BYTES``."""
 
     slug = "headers-too-large"
     status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -239,7 +239,7 @@ class HeadersTooLarge(Problem):
 
 
 class InternalError(Problem):
-    """A defect of the service. What happened is in its log, under the request's id."""
+    """The service has a defect. Its log says what happened, under the ``request_id``."""
 
     slug = "internal-error"
     status = HTTPStatus.INTERNAL_SERVER_ERROR
@@ -247,9 +247,9 @@ class InternalError(Problem):
 
 
 class NotStored(Problem):
-    """PostgreSQL refused the prediction, or did not store it as it was sent; nothing was stored.
+    """PostgreSQL refused the prediction, or did not store it as sent; nothing was stored.
 
-    Neither the request nor the service is at fault, but something that was added to the tables.
+    The cause is not the request or the service, but something that was added to the tables.
     """
 
     slug = "not-stored"
@@ -265,7 +265,7 @@ class NotStored(Problem):
 
 
 class Unavailable(Problem):
-    """The service cannot answer now, but may soon; ``Retry-After`` says when to ask again."""
+    """The service is unavailable for now; ``Retry-After`` says when to try again."""
 
     slug = "unavailable"
     status = HTTPStatus.SERVICE_UNAVAILABLE
@@ -274,21 +274,21 @@ class Unavailable(Problem):
 
 
 class Overloaded(Unavailable):
-    """More is at work, waits or is connected than the service lets; this one was not begun."""
+    """The service is stopping, or has too many requests or connections; nothing was stored."""
 
     slug = "overloaded"
     title = "Overloaded"
 
 
 class DeadlineExceeded(Unavailable):
-    """The request took longer than ``IRIS_REQUEST_TIMEOUT``, or than a stop; nothing was stored."""
+    """The request exceeded ``IRIS_REQUEST_TIMEOUT``, or a shutdown ended it; nothing was stored."""
 
     slug = "deadline-exceeded"
     title = "Deadline exceeded"
 
 
 class OutcomeUnknown(Unavailable):
-    """Nobody can say whether the prediction was stored; the same ``Idempotency-Key`` finds out."""
+    """The prediction may or may not be stored; retry with the same ``Idempotency-Key``."""
 
     slug = "outcome-unknown"
     title = "Outcome unknown"
@@ -302,14 +302,14 @@ class OutcomeUnknown(Unavailable):
 
 
 class DatabaseUnavailable(Unavailable):
-    """PostgreSQL did not answer, or not in time; nothing was stored."""
+    """PostgreSQL is not available, or did not respond in time; nothing was stored."""
 
     slug = "database-unavailable"
     title = "Database unavailable"
 
 
 class DatabaseUnsafe(Unavailable):
-    """PostgreSQL would lose what it has confirmed, by settings of its own."""
+    """PostgreSQL could lose confirmed predictions, because of its settings or tables."""
 
     slug = "database-unsafe"
     title = "Database not durable"
@@ -317,7 +317,7 @@ class DatabaseUnsafe(Unavailable):
 
 
 class SchemaOutdated(Unavailable):
-    """The database's schema is older than this release, or another application's."""
+    """The database's schema is missing, too old for this release, or another application's."""
 
     slug = "schema-outdated"
     title = "Schema outdated"
@@ -325,7 +325,7 @@ class SchemaOutdated(Unavailable):
 
 
 class ModelUnavailable(Unavailable):
-    """No model is loaded: there is none, or it was refused."""
+    """No ML model is loaded: there is none, or the service refused it."""
 
     slug = "model-unavailable"
     title = "No model loaded"
@@ -333,7 +333,7 @@ class ModelUnavailable(Unavailable):
 
 
 class NotReady(Unavailable):
-    """Some part that the service needs is missing; ``checks`` shows the state of each."""
+    """The service is stopping or a part of it failed; ``checks`` has the state of each part."""
 
     slug = "not-ready"
     title = "Not ready"

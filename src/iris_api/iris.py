@@ -1,6 +1,6 @@
 """The domain, in one place: the features, their unit and bounds, the labels, an example.
 
-A fork for another tabular model begins here (docs/fork.md). Imports pydantic alone.
+A fork for another tabular model begins here (docs/fork.md). Imports only pydantic.
 """
 
 from typing import Annotated, Any, NamedTuple, TypeAlias
@@ -46,11 +46,11 @@ _UNBOUNDED: dict[str, Any] = {
     for name, field in IrisFeatures.model_fields.items()
 }
 StoredFeatures = create_model("StoredFeatures", **_UNBOUNDED)
-"""The features as a row holds them: what was within yesterday's bounds is read back today."""
+"""The features of a stored row, without bounds: rows stored under older bounds stay readable."""
 
 
 class ClassPrediction(NamedTuple):
-    """A classifier's answer for one row."""
+    """A classifier's prediction for one row."""
 
     prediction: int
     """The class, as its position in the classifier's classes."""

@@ -1,9 +1,8 @@
-"""The signals that ask a command to end, until uvicorn hears them itself.
+"""Handles the signals that end a command, until uvicorn handles them itself.
 
-They raise `SystemExit`, which unwinds the stack, so that what was started is stopped. It comes out
-of whatever line just runs, and some must not be broken off: within an event loop's callbacks the
-exception is lost, along with what the loop was about to do, and asyncpg crashes of it. There, they
-are held.
+They raise `SystemExit` at the line that is running; it unwinds the stack, so that all that was
+started is stopped. In an event loop's callbacks, the exception and the loop's next work are lost,
+and asyncpg crashes. `defer_signals` wraps code that must not be interrupted.
 """
 
 import asyncio
@@ -21,21 +20,21 @@ React = Callable[[], object]
 
 @dataclass(slots=True)
 class _State:
-    """Of this process, as signals are."""
+    """Signals belong to the process, and so does this state."""
 
     is_asked: bool = False
-    """Whether a signal has come; what it raised may have been lost, in a destructor for example."""
+    """Whether a signal has arrived; its exception may be lost, for example in a destructor."""
     react: React | None = None
-    """What is called in place of raising."""
+    """Called instead of raising."""
 
 
 _state = _State()
 
 
 def install_handlers() -> None:
-    """Exit 0 at SIGINT, SIGTERM and SIGHUP; not at the last where it is ignored, as nohup has it.
+    """Exit 0 on SIGINT, SIGTERM and SIGHUP; not on a SIGHUP that is ignored, as under nohup.
 
-    SIGHUP comes of a terminal that is closed.
+    A terminal sends SIGHUP when it is closed.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
@@ -51,10 +50,10 @@ def _on_signal(_number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def defer_signals(react: React = lambda: None) -> Iterator[Callable[[], bool]]:
-    """Let no signal break off the block: have them call ``react``, and exit 0 after the block.
+    """Let signals call ``react`` during the block, and exit 0 after it.
 
-    One that has come before calls it at the block's begin. Yields what tells whether any has come.
-    Within another such block, that one exits.
+    A pending signal calls it on entry. Yields a predicate: has a signal arrived? Only the outermost
+    block exits.
     """
     outer, _state.react = _state.react, react
     try:
@@ -68,16 +67,16 @@ def defer_signals(react: React = lambda: None) -> Iterator[Callable[[], bool]]:
 
 
 def ask_to_end() -> None:
-    """Ask this process to end, as SIGTERM does, from any thread; nothing where that would kill it.
+    """Send SIGTERM to this process, from any thread, unless that would kill it.
 
-    Under pytest and Alembic's own command, SIGTERM has no handler.
+    It would under pytest and Alembic's own command, where SIGTERM has no handler.
     """
     if signal.getsignal(signal.SIGTERM) not in {signal.SIG_DFL, signal.SIG_IGN, None}:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`, but a signal cancels ``main``, and the process exits once that has ended."""
+    """Like `asyncio.run`, but a signal cancels ``main``; the process exits when that has ended."""
 
     async def cancellable() -> T:
         task = asyncio.current_task()

@@ -1,4 +1,4 @@
-"""The database: sessions, tables, what goes over HTTP, and every SQL statement."""
+"""The database: sessions, tables, HTTP models, and the queries for predictions."""
 
 from iris_api.database.crud import (
     create_prediction,

@@ -1,4 +1,4 @@
-"""What failed beneath a problem, in its own words, for the log."""
+"""Logs the error beneath a problem, in the words of its source."""
 
 import time
 from typing import Any
@@ -10,16 +10,16 @@ from iris_api.database.failures import driver_error_of, message_of, sqlstate_of
 from iris_api.errors import Problem
 
 _SECONDS_BETWEEN_LINES = 10.0
-"""A cause is logged this often at most: while PostgreSQL is down, each request fails by it."""
+"""Least time between two lines of one cause: while PostgreSQL is down, every request has it."""
 _logged: dict[tuple[object, ...], tuple[float, int]] = {}
-"""When each cause was logged last, in monotonic seconds, and how often it was not since."""
+"""When each cause was last logged, in monotonic seconds, and its count of errors since."""
 log = structlog.get_logger("iris_api")
 
 
 def log_cause(problem: Problem) -> None:
-    """Log what PostgreSQL, its driver or the operating system said, if that caused the problem.
+    """Log the error of PostgreSQL, its driver or the operating system that caused the problem.
 
-    Equal causes share a line for ten seconds; ``unlogged`` counts those that had none.
+    Equal causes share one line per ten seconds; ``unlogged`` counts those without a line.
     """
     error = problem.__cause__
     if not isinstance(error, Exception):
@@ -37,7 +37,7 @@ def log_cause(problem: Problem) -> None:
 
 
 def describe_cause(error: Exception) -> dict[str, Any]:
-    """The error's class and message, and ``sqlstate``, ``errno`` and ``file`` where it has them."""
+    """Return the error's class and message, and its SQLSTATE, constraint, errno and file if any."""
     beneath = driver_error_of(error)
     message = message_of(error)
     cause: dict[str, Any] = {"error": type(beneath).__name__}

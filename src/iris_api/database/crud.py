@@ -1,7 +1,7 @@
-"""Single predictions and pages of them, by a session. What writes has committed when it returns.
+"""Stores, finds and lists predictions through a session. Writes commit before they return.
 
-Each function raises `DatabaseUnavailable` or `SchemaOutdated` where PostgreSQL cannot do its part;
-then nothing was stored. How groups and batches are stored is `iris_api.recording.inserts`' matter.
+Each function raises `DatabaseUnavailable` or `SchemaOutdated` where PostgreSQL cannot serve it;
+then nothing was stored. `iris_api.recording.inserts` stores groups and batches.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from iris_api.errors import NotStored, OutcomeUnknown
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Rows of the history, newest first, and where the next page begins; None at the end."""
+    """Rows of the history, newest first, and the cursor of the next page; None at the end."""
 
     items: Sequence[IrisPrediction]
     next_cursor: Cursor | None
@@ -40,17 +40,17 @@ _SETTLED_UNTIL = text("""
     FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
 """)
-"""A row's time is that of its transaction's begin; a transaction that has just begun may not be
-shown yet, hence the second."""
+"""A row's time is when its transaction began. ``pg_stat_activity`` may not yet show a transaction
+that has just begun, hence the second."""
 
 
 @translates_write_failures
 async def create_prediction(session: AsyncSession, prediction: IrisPrediction) -> IrisPrediction:
-    """Insert and commit one row, and return it with its ``id`` and ``created_at``.
+    """Insert and commit one row; return it with its ``id`` and ``created_at``.
 
-    Raises `NotStored` where PostgreSQL refuses the row, or stores another than was sent,
-    `OutcomeUnknown` where the connection broke during the commit, `CancelledWhileStoring` where
-    the caller was cancelled meanwhile.
+    Raises `NotStored` where PostgreSQL refuses the row or stores other values, `OutcomeUnknown`
+    where the connection broke during the commit, and `CancelledWhileStoring` where the caller was
+    cancelled during the commit.
     """
     await _insert_as_sent(session, prediction)
     try:
@@ -65,7 +65,7 @@ async def create_prediction(session: AsyncSession, prediction: IrisPrediction) -
 
 
 async def _insert_as_sent(session: AsyncSession, prediction: IrisPrediction) -> None:
-    """Insert the row. Roll back and raise `NotStored` where it is not there, or is another."""
+    """Insert the row. Roll back and raise `NotStored` if it is missing or has other values."""
     names = IrisPrediction.__table__.columns.keys()
     sent = {name: value for name in names if (value := getattr(prediction, name)) is not None}
     session.add(prediction)
@@ -84,7 +84,7 @@ async def _insert_as_sent(session: AsyncSession, prediction: IrisPrediction) -> 
 async def get_prediction(
     session: AsyncSession, prediction_id: int, *, client: str = ANONYMOUS
 ) -> IrisPrediction | None:
-    """The client's row with this id, or None, as for another client's."""
+    """Return the client's row with this id; None if there is none or it is another client's."""
     row = await session.get(IrisPrediction, prediction_id)
     return row if row is not None and row.client == client else None
 
@@ -99,10 +99,10 @@ async def list_predictions(
     skip: int = 0,
     after: Cursor | None = None,
 ) -> Page:
-    """One page of a client's history, newest first.
+    """Return one page of a client's history, of at most ``limit`` rows, newest first.
 
-    ``after`` starts behind that row, at the same cost at any depth; ``skip`` counts rows off, and
-    costs as much as it skips.
+    ``after`` starts behind that row, at the same cost at any depth. ``skip`` passes over that many
+    rows, at a cost that grows with their number.
     """
     statement = _newest_first(client, filters or PredictionFilters())
     if after is not None:
@@ -116,10 +116,10 @@ async def list_predictions(
 
 @translates_failures
 async def settled_until(session: AsyncSession) -> datetime:
-    """The time before which no prediction appears any more that is not in the history already.
+    """Return the time before which no new predictions will appear in the history.
 
-    Call it before the history is read. Predictions are dated by the begin of their transaction and
-    appear with its commit, so a batch may appear behind predictions that are younger.
+    Call it before reading the history. A prediction has the time at which its transaction began,
+    but appears when that commits, so a batch may appear behind younger predictions.
     """
     settled: datetime = await session.scalar(_SETTLED_UNTIL)
     return settled
@@ -144,7 +144,7 @@ def _newest_first(client: str, filters: PredictionFilters) -> Select[IrisPredict
 
 @translates_failures
 async def prune_idempotency_keys(session: AsyncSession, *, older_than: timedelta) -> int:
-    """Forget at most 10,000 keys that are older; return how many."""
+    """Delete at most 10,000 Idempotency-Keys that are older; return how many."""
     old = (
         select(IdempotencyKey.client, IdempotencyKey.key)
         .where(IdempotencyKey.created_at < func.now() - older_than)

@@ -21,7 +21,7 @@ class Cursor:
     id: int
 
     def encode(self) -> str:
-        """The cursor as text that needs no escaping in a URL."""
+        """Return the cursor as text that needs no escaping in a URL."""
         microseconds = (self.created_at - _EPOCH) // _MICROSECOND
         packed = _LAYOUT.pack(_VERSION, microseconds, self.id)
         return base64.urlsafe_b64encode(packed).rstrip(b"=").decode("ascii")

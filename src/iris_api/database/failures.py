@@ -1,4 +1,4 @@
-"""What a failure of PostgreSQL, of its driver or of the way there means to a caller."""
+"""Translates failures of PostgreSQL, its driver and the network into problems."""
 
 import errno
 import functools
@@ -28,7 +28,7 @@ _ASYNCPG_ERRORS = (
     asyncpg.InternalClientError,
 )
 _WRAPPERS = (DBAPIError, EmulatedDBAPIException)
-"""What SQLAlchemy puts around an error of asyncpg's: both, or its pool the latter alone."""
+"""SQLAlchemy's wrappers of an asyncpg error: both, or only the latter in its pool."""
 # Classes and codes of https://www.postgresql.org/docs/18/errcodes-appendix.html
 _UNAVAILABLE_CLASSES = ("08", "40", "53", "57", "58", "XX")
 _UNAVAILABLE_CODES = (
@@ -44,36 +44,36 @@ _OPERATOR_HINTS = {
     "pass; the service's log says on what. Grant the role of IRIS_DATABASE_URL what "
     "docs/postgresql.md lists.",
 }
-"""What only those who run the service can mend, by how the code begins."""
+"""Advice on failures that only operators can fix, by the beginning of the SQLSTATE."""
 _PGBOUNCER_HINTS = {
     "unsupported startup parameter": "This is PgBouncer, which refuses a parameter. Set "
     "IRIS_DATABASE_PGBOUNCER=true.",
     'database ".*" does not exist|no such database': _OPERATOR_HINTS["3D"],
     'role ".*" does not exist|no such user|authentication failed': _OPERATOR_HINTS["28"],
 }
-"""The same by the message: PgBouncer has one code, 08P01, for all that it has to say."""
+"""The same by the message: PgBouncer uses one SQLSTATE, 08P01, for all its errors."""
 _OUTDATED_CODES = ("42P01", "42703")  # undefined_table, undefined_column
-# The backend is gone, by admin_shutdown, crash_shutdown or a lost connection, perhaps after it had
-# committed; or it says itself that it does not know (statement_completion_unknown).
+# The backend is gone (admin_shutdown, crash_shutdown, lost connection), perhaps after its commit;
+# or it says that it does not know (statement_completion_unknown).
 _BROKEN_OFF = ("08", "40003", "57P01", "57P02")
 _FATAL = ("FATAL", "PANIC")
-"""Severities that end the backend. A mere ERROR has rolled the transaction back."""
+"""Severities that end the backend. An ERROR only rolls the transaction back."""
 _ROW_CLASSES = ("22", "23", "P0")  # data exception, constraint violation, raised by a trigger
 NOT_AS_SENT = "not stored as sent"
-"""What a statement that stores fails with, where a row is missing or changed."""
+"""Part of the error message of a storing statement whose row is missing or changed."""
 _STALE = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
-"""What asyncpg raises for a statement that was prepared before a table was altered."""
+"""asyncpg's errors for a statement that was prepared before a table was altered."""
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 def translates_failures(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-    """Decorate a coroutine function that speaks to PostgreSQL, so that it raises a `Problem`.
+    """Decorate a coroutine function that uses PostgreSQL, so that it raises a `Problem`.
 
     An unavailable database shows as `OSError`, as one of several ``TimeoutError``s, or as an error
-    of SQLAlchemy or of asyncpg; whatever is none of these is a defect and comes through as it is.
+    of SQLAlchemy or asyncpg. Any other exception is a defect and passes unchanged.
 
-    Where the first argument is a session, and a table was altered after a statement had been
-    prepared, the function runs once more: asyncpg cannot prepare it anew within a transaction.
+    If the first argument is a session, and a table was altered after a statement was prepared, the
+    function runs once more: asyncpg cannot prepare it again within a transaction.
     """
     return _translated(function, problem_of)
 
@@ -81,7 +81,7 @@ def translates_failures(function: Callable[P, Awaitable[T]]) -> Callable[P, Awai
 def translates_write_failures(
     function: Callable[P, Awaitable[T]],
 ) -> Callable[P, Awaitable[T]]:
-    """As `translates_failures`, for a function that stores predictions: see `problem_of_write`."""
+    """Like `translates_failures`, for functions that store predictions: see `problem_of_write`."""
     return _translated(function, problem_of_write)
 
 
@@ -112,7 +112,7 @@ def _translated(
 
 
 def problem_of(error: Exception) -> Problem | None:
-    """The problem that an error of the driver or of SQLAlchemy stands for; None for a defect.
+    """Return the problem for an error of the driver or of SQLAlchemy; None for a defect.
 
     The error is the problem's ``__cause__``, for `iris_api.database.causes.log_cause`.
     """
@@ -125,7 +125,7 @@ def problem_of(error: Exception) -> Problem | None:
 
 
 def problem_of_write(error: Exception) -> Problem | None:
-    """As `problem_of`, for a statement that stores: any other refusal of PostgreSQL's, too."""
+    """Like `problem_of`, but any other refusal of PostgreSQL's is `NotStored`."""
     problem = problem_of(error)
     beneath = driver_error_of(error)
     if problem is None and isinstance(beneath, asyncpg.PostgresError):
@@ -157,7 +157,7 @@ def _problem_of(error: Exception) -> Problem | None:
 
 
 def _reason_of(error: OSError) -> str:
-    """Why the operating system did not let this process reach PostgreSQL."""
+    """Return why the operating system did not let this process reach PostgreSQL."""
     if error.errno in _TOO_MANY_FILES:
         return (
             "This process has as many open files as it may, so PostgreSQL cannot be reached. Raise "
@@ -182,7 +182,7 @@ def _reason_of_refusal(error: asyncpg.PostgresError) -> str:
 
 
 def advice_on(error: BaseException | None) -> str | None:
-    """What is to be changed where PostgreSQL refuses until it is; None for any other failure."""
+    """Return what operators must change, where retries cannot help; None for other failures."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             "PostgreSQL's certificate is not one to trust. Check sslmode, sslrootcert and the "
@@ -198,31 +198,31 @@ def advice_on(error: BaseException | None) -> str | None:
     code = sqlstate_of(error)
     if code == "08P01":
         message = message_of(error)
-        told = (advice for words, advice in _PGBOUNCER_HINTS.items() if re.search(words, message))
+        found = (advice for words, advice in _PGBOUNCER_HINTS.items() if re.search(words, message))
     else:
-        told = (advice for begin, advice in _OPERATOR_HINTS.items() if code.startswith(begin))
-    return next(told, None)
+        found = (advice for begin, advice in _OPERATOR_HINTS.items() if code.startswith(begin))
+    return next(found, None)
 
 
 def operator_message(problem: Problem) -> str:
-    """The detail for who runs a command, and has sent nothing that could be stored."""
+    """Return the detail reworded for a command, which sends nothing to be stored."""
     return problem.detail.replace(
         _RETRY_HINT, "Check IRIS_DATABASE_URL, or try again soon."
     ).removesuffix(_NOTHING_STORED)
 
 
 def is_refusal_of_a_row(error: asyncpg.PostgresError) -> bool:
-    """Whether a row is at fault, so that the others of its group may be stored without it."""
+    """Whether a row is at fault, so that the other rows of its group may be stored."""
     return sqlstate_of(error).startswith(_ROW_CLASSES)
 
 
 def is_not_as_sent(error: asyncpg.PostgresError) -> bool:
-    """Whether a statement failed by itself, for what it had stored was not what was sent."""
+    """Whether a statement failed by its own check that rows are stored as sent."""
     return NOT_AS_SENT in message_of(error)
 
 
 def is_outcome_unknown(error: Exception) -> bool:
-    """Whether a statement that was sent may have been committed although it failed."""
+    """Whether a statement may have been committed although it failed."""
     if isinstance(error, ValueError):  # asyncpg could not even encode the arguments
         return False
     code = sqlstate_of(error)
@@ -234,25 +234,25 @@ def is_outcome_unknown(error: Exception) -> bool:
 
 
 def should_discard(error: Exception) -> bool:
-    """Whether the connection is of no use any more, though it may still be open."""
+    """Whether the connection is useless, although it may still be open."""
     return is_outcome_unknown(error) or sqlstate_of(error) == READ_ONLY
 
 
 def sqlstate_of(error: Exception) -> str:
-    """The SQLSTATE of an error of asyncpg's, or of SQLAlchemy's around it; empty where none is."""
+    """Return the SQLSTATE of an asyncpg error or of its SQLAlchemy wrapper; empty if none."""
     return getattr(driver_error_of(error), "sqlstate", None) or ""
 
 
 def message_of(error: Exception) -> str:
-    """The primary message alone: PostgreSQL's DETAIL may quote a row's values."""
+    """Return only the primary message: PostgreSQL's DETAIL may quote a row's values."""
     beneath = driver_error_of(error)
     return str(beneath.args[0]) if beneath.args else ""
 
 
 def driver_error_of(error: BaseException) -> BaseException:
-    """What asyncpg or the operating system raised, without what SQLAlchemy has put around it."""
+    """Return the error of asyncpg or the operating system, without SQLAlchemy's wrappers."""
     while isinstance(error, _WRAPPERS):
-        # One of SQLAlchemy's, for a statement that is stale, does not know what it is around.
+        # SQLAlchemy's error for a stale statement has no ``orig``, only a ``__cause__``.
         beneath = error.orig or error.__cause__
         if beneath is None:
             break
@@ -273,5 +273,5 @@ def _is_disconnect(error: Exception) -> bool:
     if isinstance(error, DBAPIError):
         is_of_a_row = sqlstate_of(error).startswith(_ROW_CLASSES)  # by a COMMIT
         return error.connection_invalidated and not is_of_a_row
-    # Such as "connection is closed"; or, of several hosts, none was the one that was asked for.
+    # Such as "connection is closed"; or none of several hosts fits target_session_attrs.
     return isinstance(driver_error_of(error), (asyncpg.InterfaceError, asyncpg.InternalClientError))

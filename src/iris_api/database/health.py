@@ -1,4 +1,4 @@
-"""Whether PostgreSQL takes writes, and keeps them."""
+"""Checks that PostgreSQL accepts writes, and keeps them."""
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -9,7 +9,7 @@ from iris_api.database.transactions import driver_transaction
 
 @translates_failures
 async def ping(session: AsyncSession) -> None:
-    """Return when PostgreSQL has said that it takes writes, and keeps them.
+    """Return when PostgreSQL has said that it accepts writes, and keeps them.
 
     Raises `DatabaseUnavailable` or `DatabaseUnsafe`.
     """

@@ -1,4 +1,4 @@
-"""The schema's revision: which one the database has, which one this release needs, and the way."""
+"""The schema's revision: the database's, the one this release needs, and the migration to it."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ _IN_CHECKOUT = Path(__file__).parents[3] / "migrations"
 
 
 def alembic_config(settings: Settings | None = None) -> Config:
-    """Alembic's configuration for the revisions of this release, from the wheel or a checkout."""
+    """Return Alembic's configuration for this release's revisions, in the wheel or a checkout."""
     config = Config()
     folder = _PACKAGED if _PACKAGED.is_dir() else _IN_CHECKOUT
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
@@ -43,24 +43,24 @@ def alembic_config(settings: Settings | None = None) -> Config:
 
 
 def head_revision() -> str:
-    """The revision that this release needs. Reads the revisions' files."""
+    """Return the revision that this release needs. Reads the revisions' files."""
     head = ScriptDirectory.from_config(alembic_config()).get_current_head()
     assert head is not None, "a release has at least one revision"  # noqa: S101
     return head
 
 
 def known_revisions() -> frozenset[str]:
-    """All revisions of this release."""
+    """Return all revisions of this release."""
     scripts = ScriptDirectory.from_config(alembic_config())
     return frozenset(script.revision for script in scripts.walk_revisions())
 
 
 @translates_failures
 async def current_revision(session: AsyncSession) -> str | None:
-    """The database's revision; None where it has no schema at all.
+    """Return the database's revision; None if it has no schema.
 
-    Raises `SchemaOutdated` where the revision is another application's: ``alembic_version`` is the
-    usual name, and revisions of other applications may even be called the same.
+    Raises `SchemaOutdated` if the revision is another application's: ``alembic_version`` is the
+    usual table name, and other applications may even use the same revision names.
     """
     connection = await session.connection()
     heads = await connection.run_sync(
@@ -89,8 +89,8 @@ class SchemaCheck:
     async def __call__(self, session: AsyncSession) -> str:
         """Return the database's revision.
 
-        Raises `SchemaOutdated` where it is an older one or none. One that this release does not
-        know is newer: it passes, for while replicas are updated one by one, the old ones meet it.
+        Raises `SchemaOutdated` where it is older or missing. An unknown revision is newer and
+        passes: in a rolling update, replicas of the old release meet it.
         """
         current = await current_revision(session)
         if current is None:
@@ -103,11 +103,11 @@ class SchemaCheck:
 
 
 def migrate(settings: Settings, *, report: Callable[[str], None] = lambda _message: None) -> str:
-    """Bring the schema to this release's revision and return it; leave a newer release's as it is.
+    """Migrate the schema to this release's revision and return it; do not change a newer one.
 
     Waits for PostgreSQL, and for another process that migrates, at most
-    ``settings.migration_timeout`` seconds each, and reports that it does. Does not wait where
-    PostgreSQL refuses until somebody has changed something. Raises `ConfigurationError`.
+    ``settings.migration_timeout`` seconds each. Reports the wait for PostgreSQL. Does not wait if
+    an operator has to change something first. Raises `ConfigurationError`.
     """
     current = signals.run(_wait_for_revision(settings, report))
     if current is not None and current not in known_revisions():
@@ -128,7 +128,7 @@ def migrate(settings: Settings, *, report: Callable[[str], None] = lambda _messa
 
 
 def _reason_of(error: OSError | DBAPIError) -> str:
-    """Why a migration failed, and what to do."""
+    """Return why a migration failed, and what to do."""
     problem = problem_of(error)
     if problem is not None:
         return (
@@ -144,7 +144,7 @@ def _reason_of(error: OSError | DBAPIError) -> str:
 
 
 async def _wait_for_revision(settings: Settings, report: Callable[[str], None]) -> str | None:
-    is_told = False
+    has_reported = False
     deadline = time.monotonic() + settings.migration_timeout
     engine = create_engine(settings)
     try:
@@ -159,9 +159,9 @@ async def _wait_for_revision(settings: Settings, report: Callable[[str], None]) 
                 reason = operator_message(problem)
                 if advice_on(problem.__cause__) is not None:
                     raise ConfigurationError(reason) from problem
-                if not is_told:
+                if not has_reported:
                     report(f"Waiting up to {settings.migration_timeout:g} s: {reason}")
-                    is_told = True
+                    has_reported = True
                 if time.monotonic() > deadline:
                     raise ConfigurationError(
                         f"{reason} Waited {settings.migration_timeout:g} s."

@@ -13,7 +13,7 @@ from iris_api.iris import LABELS, ClassPrediction, IrisFeatures
 
 
 class IrisPrediction(Base):
-    """One prediction: what was asked, what was answered, by which model, when, for whom."""
+    """One prediction: client, features, class, ML model's version and time."""
 
     __tablename__ = "iris_predictions"
 
@@ -26,13 +26,13 @@ class IrisPrediction(Base):
     prediction: Mapped[int]
     prediction_label: Mapped[str] = mapped_column(Text)
     # json, not jsonb: it keeps the classes' order and each digit, so what is read back is, byte for
-    # byte, what was answered. Nobody searches within it.
+    # byte, what was answered. No query searches within it.
     probabilities: Mapped[dict[str, float] | None] = mapped_column(JSON(none_as_null=True))
     model_version: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
-    # A client's history is ordered by (created_at, id). Each combination of filters on columns
-    # finds its rows in that order in one of these; `since` and `until` bound the range in any.
+    # A client's history is ordered by (created_at, id). For each combination of column filters,
+    # one index has the rows in that order; `since` and `until` bound the range in any index.
     __table_args__ = (
         Index("ix_iris_predictions_newest", "client", "created_at", "id"),
         Index("ix_iris_predictions_by_label", "client", "prediction_label", "created_at", "id"),
@@ -49,11 +49,11 @@ class IrisPrediction(Base):
 
     @classmethod
     def from_request(cls, features: IrisFeatures, prediction: ClassPrediction | int) -> Self:
-        """The row for a request and its answer; PostgreSQL sets ``id`` and ``created_at``.
+        """Return the row for a request and its answer; PostgreSQL sets ``id`` and ``created_at``.
 
-        A bare class index is for callers with a classifier of their own on the same data: the label
-        is looked up in `LABELS` (`IndexError` beyond it), the probabilities and the model's
-        version stay NULL.
+        A bare class index is for callers with their own classifier on the same data: the label
+        comes from `LABELS` (`IndexError` beyond it); the probabilities and the ML model's version
+        stay NULL.
         """
         if not isinstance(prediction, ClassPrediction):
             index = int(prediction)
@@ -70,9 +70,9 @@ class IrisPrediction(Base):
 
 
 class IdempotencyKey(Base):
-    """An ``Idempotency-Key`` that a client has used, and the rows that were stored under it.
+    """An ``Idempotency-Key`` that a client has used, and the ids of the rows stored under it.
 
-    The rows themselves are the payload and the answer, so nothing else is kept.
+    The rows contain the payload and the answer, so nothing else is kept.
     """
 
     __tablename__ = "idempotency_keys"
@@ -95,9 +95,9 @@ class ApiKey(Base):
     client: Mapped[str] = mapped_column(Text)
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
     digest: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
-    """SHA-256; a key is 256 random bits, which nobody guesses, so no slow hash is needed."""
+    """SHA-256. A key has 256 random bits, too many to guess, so no slow hash is needed."""
     id_range: Mapped[int] = mapped_column(unique=True)
-    """Which range the ids of its predictions are from, so that none tells of anybody else's."""
+    """The range of its predictions' ids, so that they tell nothing of other keys' predictions."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

@@ -1,7 +1,7 @@
-"""libpq's variables, PGPORT and its like, which asyncpg and PostgreSQL's programs read as well.
+"""libpq's environment variables, such as PGPORT, which asyncpg and PostgreSQL's programs read too.
 
-For a database of the user's own they are a way to configure what IRIS_DATABASE_URL leaves open, and
-are checked here, where the message can name them. The embedded server has nothing left open.
+For a user's own database they configure what IRIS_DATABASE_URL leaves open. They are checked here,
+where the message can name them. The embedded server leaves nothing open.
 """
 
 import os
@@ -13,7 +13,7 @@ from iris_api.errors import ConfigurationError
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 ENCRYPTING = SSL_MODES[SSL_MODES.index("require") :]
-"""Those that do without no TLS."""
+"""The modes that require TLS."""
 _LAST_PORT = 65_535
 _HOST = re.compile(r"/.*|(\[[^]]+\]|[^][:/]+)(:[0-9]+)?")
 _TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
@@ -26,34 +26,34 @@ _CHOICES = {
     "PGSSLMAXPROTOCOLVERSION": ("", *_TLS_VERSIONS),
     "PGGSSLIB": ("gssapi", "sspi"),
 }
-"""The values that asyncpg takes, and the service can do with."""
+"""The values that asyncpg accepts and the service can use."""
 
 
 @contextmanager
 def hidden() -> Iterator[None]:
-    """Take the variables out of this process's environment for the length of the block.
+    """Remove the variables from this process's environment until the block ends.
 
-    So neither what connects within it nor the processes that it starts are misled by them.
+    So they mislead neither its connections nor the processes that it starts.
     """
-    taken = {name: value for name, value in os.environ.items() if name.startswith("PG")}
-    for name in taken:
+    removed = {name: value for name, value in os.environ.items() if name.startswith("PG")}
+    for name in removed:
         del os.environ[name]
     try:
         yield
     finally:
-        os.environ.update(taken)
+        os.environ.update(removed)
 
 
 def check(hosts: Sequence[str], *, has_port: bool, mode: str) -> None:
     """Refuse what asyncpg would refuse at each connection, in words that name the variable.
 
-    ``hosts``, ``has_port`` and ``mode`` are what IRIS_DATABASE_URL has; without hosts, PGHOST has
-    them, and an empty sslmode is PGSSLMODE's. Raises `ConfigurationError`.
+    ``hosts``, ``has_port`` and ``mode`` (sslmode) are those of IRIS_DATABASE_URL. PGHOST replaces
+    missing hosts, PGSSLMODE an empty mode. Raises `ConfigurationError`.
     """
-    ours = [name for name in _CHOICES if name in os.environ]
+    names = [name for name in _CHOICES if name in os.environ]
     if mode:
-        ours = [name for name in ours if name != "PGSSLMODE"]
-    for name in ours:
+        names = [name for name in names if name != "PGSSLMODE"]
+    for name in names:
         choices = _CHOICES[name]
         if os.environ[name] not in choices:
             raise _misfit(name, f"one of {', '.join(filter(None, choices))}")
@@ -71,7 +71,7 @@ def check(hosts: Sequence[str], *, has_port: bool, mode: str) -> None:
 
 
 def hosts_of_environment() -> list[str]:
-    """The hosts of PGHOST, none where it is unset."""
+    """Return the hosts of PGHOST, none where it is unset."""
     text = os.environ.get("PGHOST")
     return text.split(",") if text else []
 

@@ -1,4 +1,4 @@
-"""The pool's connections: what each one's server is looked at for, and when none is trusted."""
+"""Checks the server of each pooled connection, and replaces connections that are lost."""
 
 import math
 import time
@@ -19,12 +19,12 @@ from iris_api.settings import Settings
 
 Driver: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 NETWORK_SECONDS = 1.0
-"""What a statement's way to PostgreSQL and back may take on top of its own time."""
+"""Seconds that a statement may spend on the network, in addition to its own time."""
 READ_ONLY = "25006"
-"""The SQLSTATE of a server that takes no writes: read_only_sql_transaction."""
+"""The SQLSTATE of a server that accepts no writes: read_only_sql_transaction."""
 _WATCH, _MADE_AT, _IS_NEW = "iris_watch", "iris_made_at", "iris_is_new"
 _HAS_FAILED = "iris_has_failed"
-"""In a connection's ``info``."""
+"""Keys of a connection's ``info``."""
 _SERVER = """
     WITH used AS (SELECT to_regclass(name) AS oid FROM unnest($1::text[]) AS name),
     kept AS (
@@ -46,18 +46,18 @@ log = structlog.get_logger("iris_api")
 
 
 class ConnectionGuard:
-    """Keeps an engine's pool from handing out a connection that would not do.
+    """Keeps an engine's pool from handing out unusable connections.
 
-    Each connection's server is looked at when it is made, for after a failover it is another one,
-    and again whenever somebody asks whether the service is ready.
+    The server is checked whenever a connection is made, because a failover changes it, and again
+    by each readiness check.
     """
 
     def __init__(self, settings: Settings, tables: Collection[str]) -> None:
-        """``tables`` are those that have to outlive a crash of PostgreSQL's."""
+        """``tables`` are those that must survive a crash of PostgreSQL."""
         self.explicit_transactions = settings.database_pgbouncer
-        """PgBouncer may send the parts of a statement that stands alone to different servers."""
+        """Without a transaction, PgBouncer may send a statement's parts to different servers."""
         self.seconds = settings.database_command_timeout + NETWORK_SECONDS
-        """How long the driver waits for a statement."""
+        """How many seconds the driver waits for a statement."""
         self._allow_unsafe = settings.allow_unsafe_database
         self._tables = tables
         self._distrusted_at = -math.inf
@@ -70,17 +70,17 @@ class ConnectionGuard:
         event.listen(engine, "handle_error", _on_error)
 
     def invalidate_all(self) -> None:
-        """Have each connection that is open now replaced before its next use.
+        """Replace each connection that is open now before its next use.
 
-        Where one was lost, the others may be as dead without anybody having been told.
+        If one was lost, the others may be dead too, without notice.
         """
         self._distrusted_at = time.monotonic()
 
     async def check_server(self, driver: Driver) -> list[str]:
-        """Look at the server; return what of it is unsafe, where that is allowed.
+        """Check the server; return its unsafe settings and tables, where these are allowed.
 
-        Raises `DatabaseUnavailable` where it takes no writes, `DatabaseUnsafe` where it may lose
-        what it has confirmed; then all connections are distrusted.
+        Raises `DatabaseUnavailable` where it accepts no writes, `DatabaseUnsafe` where it may lose
+        what it has confirmed; either calls `invalidate_all`.
         """
         server = await driver.fetchrow(_SERVER, list(self._tables))
         assert server is not None, "without FROM, it is one row"  # noqa: S101
@@ -121,13 +121,13 @@ class ConnectionGuard:
     def _on_checkout(
         self, connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object
     ) -> None:
-        """Have the pool replace a connection that is closed, or not trusted.
+        """Make the pool replace a connection that is closed or invalidated.
 
-        As much as ``pool_pre_ping`` finds out after a restart, without its round trip, which in a
-        black hole would have to be waited for.
+        After a restart, this finds as much as ``pool_pre_ping``, without its round trip, which
+        hangs if the network drops all packets.
 
-        A new one is as good as any other would be, whatever was lost while it was made. The pool
-        would try once more, and then fail with an error that does not say why.
+        A new connection is not replaced, even if others were lost while it was made: another would
+        be no better. The pool would try once more, then fail with an error that names no reason.
         """
         driver: Driver = cast(Any, connection).driver_connection
         is_new = record.info.pop(_IS_NEW, False)
@@ -140,30 +140,30 @@ class ConnectionGuard:
 
 
 def _on_error(context: ExceptionContext) -> None:
-    """Note that a session's connection is not to be used again.
+    """Mark a session's connection, so that it is not used again.
 
-    After a BEGIN that failed, asyncpg goes on as if within a transaction; SQLAlchemy's own reset
-    does not see that, nor can we, so whatever has failed on a connection is its end. After a COMMIT
-    or a ROLLBACK that failed, which have no statement here, SQLAlchemy would not even give the
-    connection back to the pool, if it were not taken for lost.
+    After a failed BEGIN, asyncpg continues as if within a transaction. Neither SQLAlchemy's reset
+    nor this code can see that, so any failure ends its connection. A failed COMMIT or ROLLBACK has
+    no statement here; SQLAlchemy would not even return its connection to the pool, unless it is
+    marked as lost.
     """
     connection = context.connection
     if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
         context.is_disconnect = True
     elif context.statement is None and connection is not None and not context.is_disconnect:
         context.is_disconnect = True
-        context.invalidate_pool_on_disconnect = False  # the others are as they were
+        context.invalidate_pool_on_disconnect = False  # the others are not affected
     if connection is not None and not connection.closed and not connection.invalidated:
         connection.info[_HAS_FAILED] = True
 
 
 def _on_checkin(connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
-    """Close a connection on which something has failed; the pool replaces it at its next use."""
+    """Close a connection on which something failed; the pool replaces it at its next use."""
     if record.info.pop(_HAS_FAILED, False) and connection is not None:
         cast(Any, connection).driver_connection.terminate()
 
 
 def guard_of(connection: PoolProxiedConnection) -> ConnectionGuard:
-    """The watch of the pool that the connection belongs to."""
-    watch: ConnectionGuard = connection.info[_WATCH]
-    return watch
+    """Return the guard of the connection's pool."""
+    guard: ConnectionGuard = connection.info[_WATCH]
+    return guard

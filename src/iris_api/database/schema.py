@@ -1,4 +1,4 @@
-"""What goes over HTTP: the requests' and the answers' models, apart from the tables."""
+"""The models of HTTP requests and responses, separate from the tables."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -27,17 +27,17 @@ _LAST_INSTANT = datetime.max.replace(tzinfo=UTC)
 
 
 def _whole_number(value: Any) -> Any:
-    """Take digits alone: pydantic would read ``1_0``, `` 5`` and ``5.0`` as numbers too."""
+    """Accept only digits: pydantic would read ``1_0``, `` 5`` and ``5.0`` as numbers too."""
     if isinstance(value, str) and not _DIGITS.fullmatch(value):
         raise PydanticCustomError("int_parsing", "Input should be a whole number, in digits")
     return value
 
 
 def _instant(value: Any) -> Any:
-    """Take RFC 3339 with an offset alone: pydantic would read bare numbers and dates too.
+    """Accept only RFC 3339 with an offset: pydantic would read bare numbers and dates too.
 
-    PostgreSQL's times are whole microseconds, so one in between stands for the next: the same rows
-    are before it. Python cuts it off, which would take a row made before it for one made then.
+    PostgreSQL's times are whole microseconds, so a fraction of one is rounded up: the same rows are
+    before it. Python cuts it off, and an earlier row would count as made then.
     """
     if isinstance(value, datetime):
         return value
@@ -57,7 +57,7 @@ def _instant(value: Any) -> Any:
 
 
 Instant = Annotated[AwareDatetime, BeforeValidator(_instant, json_schema_input_type=AwareDatetime)]
-# The bounds stand within, so that the OpenAPI document shows them as well.
+# The inner types have the bounds, so that the OpenAPI document shows them too.
 _Id = Annotated[int, Field(ge=1, le=MAX_ID)]
 _PageSize = Annotated[int, Field(ge=1, le=MAX_PAGE_ITEMS)]
 _Skip = Annotated[int, Field(ge=0, le=MAX_SKIP)]
@@ -65,11 +65,11 @@ PredictionId = Annotated[_Id, BeforeValidator(_whole_number, json_schema_input_t
 PageSize = Annotated[_PageSize, BeforeValidator(_whole_number, json_schema_input_type=_PageSize)]
 RowsToSkip = Annotated[_Skip, BeforeValidator(_whole_number, json_schema_input_type=_Skip)]
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
-"""A text that PostgreSQL can hold: it has no character NUL."""
+"""A text that PostgreSQL can store: it has no character NUL."""
 
 
 class IrisFeaturesBatch(BaseModel):
-    """Many samples, answered together or not at all."""
+    """Many samples, of which all are predicted and stored, or none."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -94,11 +94,11 @@ class PredictionResponse(BaseModel):
 
 
 class PredictionInDB(StoredFeatures, PredictionResponse):
-    """A stored prediction: what was asked, and what was answered."""
+    """A stored prediction, with its features."""
 
 
 class PredictionBatch(BaseModel):
-    """The answers of a batch, in the order of its items."""
+    """The predictions of a batch, in the order of its items."""
 
     items: list[PredictionResponse]
 
@@ -111,7 +111,7 @@ class PredictionPage(BaseModel):
 
 
 class PredictionFilters(BaseModel):
-    """Which predictions to list; what is left out does not restrict."""
+    """Which predictions to list; an omitted filter does not restrict."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -23,9 +23,9 @@ from iris_api.settings import Settings
 
 SessionFactory = async_sessionmaker[AsyncSession]
 _CONNECTION_SECONDS = 600
-"""The age at which a connection is replaced: none outlives a change at its server for long."""
+"""The age at which a connection is replaced, so that changes at its server reach it soon."""
 ISOLATION_LEVEL = "READ COMMITTED"
-"""Of all transactions, whatever the database's default: above it, equal keys at once fail."""
+"""Of all transactions, whatever the database's default: above it, concurrent equal keys fail."""
 
 
 class Base(DeclarativeBase):
@@ -43,7 +43,7 @@ class Base(DeclarativeBase):
 
 
 def create_engine(settings: Settings) -> AsyncEngine:
-    """An engine whose every wait has a bound. Connects at first use; dispose of it when done."""
+    """Return an engine whose every wait has a timeout. It connects at first use; dispose of it."""
     engine = create_async_engine(
         database_url(settings),
         pool_size=settings.database_pool_size,
@@ -60,10 +60,10 @@ def create_engine(settings: Settings) -> AsyncEngine:
 
 
 def _connect_args(settings: Settings) -> dict[str, Any]:
-    """What asyncpg is told.
+    """Return asyncpg's arguments.
 
-    The server's own bound on a statement is the tighter one: an error of PostgreSQL's says that
-    nothing was stored, where silence leaves that open.
+    The server's statement timeout is shorter than the driver's: an error of PostgreSQL's says that
+    nothing was stored, silence leaves that open.
     """
     arguments: dict[str, Any] = {
         "timeout": settings.database_connect_timeout,
@@ -74,7 +74,7 @@ def _connect_args(settings: Settings) -> dict[str, Any]:
 
 
 def prepared_statement_args(settings: Settings) -> dict[str, Any]:
-    """What asyncpg is told for PgBouncer, whose next server has prepared nothing."""
+    """Return asyncpg's arguments for PgBouncer, whose next server has prepared nothing."""
     if not settings.database_pgbouncer:
         return {}
     return {
@@ -85,9 +85,9 @@ def prepared_statement_args(settings: Settings) -> dict[str, Any]:
 
 
 def _server_settings(settings: Settings) -> dict[str, str]:
-    """The server's own bounds, for when this process is gone or stuck and cannot keep its own.
+    """Return the server's timeouts, for when this process is gone or stuck.
 
-    PgBouncer refuses all but the first two; docs/pgbouncer.md says how the role brings the others.
+    PgBouncer refuses all but the first two settings; docs/pgbouncer.md sets the others by role.
     """
     tracked = {"application_name": "iris-api", "TimeZone": "UTC"}
     if settings.database_pgbouncer:
@@ -99,7 +99,7 @@ def _server_settings(settings: Settings) -> dict[str, str]:
         "lock_timeout": _milliseconds(settings.database_lock_timeout),
         "idle_in_transaction_session_timeout": _milliseconds(settings.database_command_timeout),
         "client_connection_check_interval": "1000",
-        # For a client that vanished in the middle of COPY, which no other bound ends.
+        # For a client that vanished in the middle of COPY: no other timeout ends it.
         "tcp_keepalives_idle": "10",
         "tcp_keepalives_interval": "5",
         "tcp_keepalives_count": "3",
@@ -111,26 +111,26 @@ def _milliseconds(seconds: float) -> str:
 
 
 class _Session(AsyncSession):
-    """A session that ends without an error where its connection was lost.
+    """A session that closes without an error where its connection was lost.
 
-    Nothing is at stake by then: PostgreSQL rolls back what it was not told to commit, and the pool
-    gives the connection up. The error would come in place of an answer, or of an earlier error.
+    Nothing is lost by that: PostgreSQL rolls back what was not committed, and the pool drops the
+    connection. The error would replace a response, or an earlier error.
     """
 
     async def close(self) -> None:
-        """Roll back what is not committed, and give the connection back."""
+        """Roll back what is not committed, and return the connection."""
         with suppress(OSError, DBAPIError):
             await super().close()
 
 
 def create_session_factory(engine: AsyncEngine) -> SessionFactory:
-    """Sessions whose rows stay readable after the commit, without another query."""
+    """Return a factory of sessions whose rows stay readable after the commit, without a query."""
     return async_sessionmaker(engine, class_=_Session, expire_on_commit=False)
 
 
 @asynccontextmanager
 async def session_scope(settings: Settings) -> AsyncIterator[AsyncSession]:
-    """A session on an engine of its own, for a command that ends soon."""
+    """Yield a session on an engine of its own, for a short command."""
     engine = create_engine(settings)
     try:
         async with create_session_factory(engine)() as session:
@@ -140,9 +140,9 @@ async def session_scope(settings: Settings) -> AsyncIterator[AsyncSession]:
 
 
 async def require_durable(settings: Settings) -> None:
-    """Raise `DatabaseUnsafe` where PostgreSQL answers, and would lose what it has confirmed.
+    """Raise `DatabaseUnsafe` if PostgreSQL responds and may lose what it has confirmed.
 
-    Where it does not answer, or takes no writes yet, the service starts, and is not ready.
+    If it does not respond, or accepts no writes yet, the service starts, and is not ready.
     """
     with suppress(
         OSError,

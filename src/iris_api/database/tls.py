@@ -1,4 +1,4 @@
-"""The files of TLS to PostgreSQL: which ones asyncpg will read, and whether it can."""
+"""The TLS files for PostgreSQL: which ones asyncpg will read, and whether it can."""
 
 import os
 import ssl
@@ -14,7 +14,7 @@ from iris_api.database.pg_variables import ENCRYPTING
 from iris_api.errors import ConfigurationError
 
 PARAMETERS = ("sslrootcert", "sslcert", "sslkey")
-"""Of the URL, each of which names a file."""
+"""Parameters of the URL that name a file."""
 _VERIFYING = ("verify-ca", "verify-full")
 _FOLDER = "~/.postgresql"
 _DEFAULTS = {
@@ -23,9 +23,9 @@ _DEFAULTS = {
     "sslcert": "postgresql.crt",
     "sslkey": "postgresql.key",
 }
-"""What is read from the folder where neither the URL nor a variable names a file."""
+"""The files in the folder, read where neither the URL nor a variable names one."""
 _OF_THE_SERVER = ("sslrootcert", "sslcrl")
-"""Read only where the server has to show a certificate."""
+"""Read only where sslmode requires TLS."""
 _NO_HOME = "/nonexistent"
 log = structlog.get_logger("iris_api")
 
@@ -42,14 +42,14 @@ def check_files(query: Mapping[str, str], mode: str) -> None:
     Raises `ConfigurationError`, which names the file at fault.
     """
     by_variable = "ssl" not in query and os.environ.get("PGSSLMODE")
-    asker = "PGSSLMODE in the environment" if by_variable else "IRIS_DATABASE_URL"
+    source = "PGSSLMODE in the environment" if by_variable else "IRIS_DATABASE_URL"
     files = _files(query, mode)
     for file in files.values():
         try:
             Path(file.path).open("rb").close()
         except OSError as error:
             raise ConfigurationError(
-                f"{asker} asks for TLS, and {file.path} cannot be read: {error.strerror}. "
+                f"{source} asks for TLS, and {file.path} cannot be read: {error.strerror}. "
                 f"{file.advice}"
             ) from None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -74,7 +74,7 @@ def check_files(query: Mapping[str, str], mode: str) -> None:
 
 
 def _files(query: Mapping[str, str], mode: str) -> dict[str, _File]:
-    """The files by the name of their parameter, found as asyncpg finds them."""
+    """Return the files by parameter name, found as asyncpg finds them."""
     files = {}
     for name, default in _DEFAULTS.items():
         is_looked_for = mode in ENCRYPTING if name in _OF_THE_SERVER else mode != "disable"
@@ -100,7 +100,7 @@ def _advice(name: str) -> str:
 
 
 def _exists(path: str) -> bool:
-    """Whether there is such a file; none where this process may not look, or has no home."""
+    """Whether the file exists; False where this process may not look, or has no home."""
     try:
         return Path(path).expanduser().exists()
     except (OSError, RuntimeError):
@@ -108,10 +108,10 @@ def _exists(path: str) -> bool:
 
 
 def leave_home_that_is_closed() -> None:
-    """Have asyncpg find no ~/.postgresql where this process may not look into it.
+    """Hide ~/.postgresql from asyncpg where this process may not look into it.
 
-    supervisord's ``user=`` and ``sudo -E`` leave HOME as root's. asyncpg would fail of that at each
-    connection, and takes no other word for "no client certificate" than a home without one. Changes
+    supervisord's ``user=`` and ``sudo -E`` leave HOME as root's, and asyncpg would fail at each
+    connection. Only a home without the files tells asyncpg "no client certificate", so this changes
     HOME for this process and its workers.
     """
     folder = Path(os.path.expanduser(_FOLDER))  # noqa: PTH111, Path's raises where there is no home
@@ -121,11 +121,11 @@ def leave_home_that_is_closed() -> None:
         log.warning("client_certificate_not_looked_for", folder=str(folder), reason="permissions")
         os.environ["HOME"] = _NO_HOME
     except OSError:
-        pass  # such as there being none; asyncpg gets past that
+        pass  # such as a missing file; asyncpg ignores that
 
 
 def with_files(url: URL) -> URL:
-    """Put the files of TLS where asyncpg takes them: in a DSN, beside its other arguments."""
+    """Move the TLS files to where asyncpg takes them: a DSN beside its other arguments."""
     files = {name: url.query[name] for name in PARAMETERS if name in url.query}
     if not files:
         return url

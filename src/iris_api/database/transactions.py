@@ -1,4 +1,4 @@
-"""Transactions of asyncpg's own, beneath SQLAlchemy's, and what it means where they break off."""
+"""asyncpg's transactions, beneath SQLAlchemy's, and the meaning of their failures."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ log = structlog.get_logger("iris_api")
 
 
 def return_to_pool(connection: PoolProxiedConnection) -> None:
-    """Return the connection to its pool. Raises nothing: what was committed on it is committed."""
+    """Return the connection to its pool. Never raises: a commit on it stays valid."""
     try:
         connection.close()
     except Exception:
@@ -30,23 +30,23 @@ def return_to_pool(connection: PoolProxiedConnection) -> None:
 async def driver_transaction(
     connection: PoolProxiedConnection, *, explicit: bool = False, writes: bool = True
 ) -> AsyncIterator[Driver]:
-    """The driver's connection; in a transaction where ``explicit``, or where PgBouncer wants it.
+    """Yield the driver's connection; in a transaction if ``explicit``, or if PgBouncer is used.
 
-    Otherwise each statement is a transaction. One that does not ``write`` is rolled back at its
-    end. A connection on which a transaction failed to begin, to commit or to roll back is closed.
+    Otherwise each statement is a transaction. Without ``writes``, the transaction is rolled back at
+    its end. A connection on which a transaction failed to begin, commit or roll back is closed.
 
-    Raises `OutcomeUnknown`, or for a caller that is cancelled `CancelledWhileStoring`, where one
-    that writes may have been committed, and `DatabaseUnavailable` where the connection was lost
-    before anything was sent.
+    Raises `OutcomeUnknown`, or `CancelledWhileStoring` if the caller is cancelled, where a writing
+    transaction may have committed, and `DatabaseUnavailable` where the connection was lost before
+    anything was sent.
     """
     driver = cast(Driver, connection.driver_connection)
-    watch = guard_of(connection)
-    if driver.is_closed():  # by the part of a group that was stored before this one
+    guard = guard_of(connection)
+    if driver.is_closed():  # an earlier part of the group lost it
         raise DatabaseUnavailable("PostgreSQL broke off. Nothing was stored. Try again soon.")
     transaction = None
     is_in_block = is_clean = may_commit = False
     try:
-        if explicit or watch.explicit_transactions:
+        if explicit or guard.explicit_transactions:
             transaction = driver.transaction(isolation="read_committed")
             await transaction.start()
         is_in_block = True
@@ -59,13 +59,13 @@ async def driver_transaction(
     except Exception as error:
         _forget_row(error)
         if should_discard(error):
-            watch.invalidate_all()
+            guard.invalidate_all()
             if may_commit and is_outcome_unknown(error):
                 raise OutcomeUnknown("PostgreSQL broke off, or did not answer in time.") from error
         elif is_in_block:
             is_clean = await _is_rolled_back(transaction)
         raise
-    except asyncio.CancelledError as error:  # PostgreSQL is in the middle of something
+    except asyncio.CancelledError as error:  # PostgreSQL may be running a statement
         if may_commit:
             raise CancelledWhileStoring from error
         raise
@@ -80,16 +80,16 @@ async def _end(transaction: Transaction | None, *, commit: bool) -> None:
 
 
 async def _is_rolled_back(transaction: Transaction | None) -> bool:
-    """Roll back, where there is a transaction; whether that worked."""
+    """Roll back if there is a transaction; return whether that worked."""
     try:
         await _end(transaction, commit=False)
-    except Exception as error:  # noqa: BLE001, what failed before is what the caller has to see
+    except Exception as error:  # noqa: BLE001, the caller gets the first failure
         log.warning("rollback_failed", error=type(error).__name__)
         return False
     return True
 
 
 def _forget_row(error: Exception) -> None:
-    """Drop what PostgreSQL quotes of the row that it refuses, for measures are not for the log."""
+    """Drop the values that PostgreSQL quotes of a refused row: they must not be logged."""
     if isinstance(error, asyncpg.PostgresError):
         error.detail = None

@@ -1,4 +1,4 @@
-"""PostgreSQL's URL: what the service takes for one, and how asyncpg is told of it."""
+"""PostgreSQL's URL: which ones the service accepts, and their form for asyncpg."""
 
 import os
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
 
 _SEVERAL = frozenset({"host", "port"})
-"""What may be given once for each of several hosts."""
+"""Parameters that may occur once for each of several hosts."""
 _PARAMETERS = _SEVERAL | {"ssl", "prepared_statement_cache_size", *tls.PARAMETERS}
 
 
 def database_url(settings: Settings) -> URL:
-    """The settings' URL, with asyncpg as its driver and libpq's parameters in asyncpg's words.
+    """Return the settings' URL, with asyncpg as its driver and asyncpg's parameter names.
 
-    Raises `ConfigurationError` where none is set, where it is not one of PostgreSQL, or where
+    Raises `ConfigurationError` where no URL is set, where it is not one of PostgreSQL, or where
     asyncpg could not use it with the PG* variables of the environment.
     """
     if settings.database_url is None:
@@ -46,7 +46,7 @@ def database_url(settings: Settings) -> URL:
 
 
 def _check_parameters(url: URL) -> None:
-    """Find out here what asyncpg would find out at the first connection, in worse words."""
+    """Refuse what asyncpg would refuse at the first connection, in clearer words."""
     if unknown := sorted(set(url.query) - _PARAMETERS):
         raise ConfigurationError(
             f"IRIS_DATABASE_URL has parameters that asyncpg does not take: {', '.join(unknown)}. "
@@ -72,26 +72,26 @@ def _check_parameters(url: URL) -> None:
 
 
 def _default_mode(hosts: list[str]) -> str:
-    """The sslmode that asyncpg takes where none is given: over Unix sockets there is no TLS."""
+    """Return the sslmode that asyncpg uses where none is set: Unix sockets have no TLS."""
     hosts = hosts or pg_variables.hosts_of_environment()
     return "disable" if hosts and all(host.startswith("/") for host in hosts) else "prefer"
 
 
 def _as_list(value: Any) -> list[Any]:
-    """One host or port, several, or none, as a list."""
+    """Return one host or port, several, or none, as a list."""
     if isinstance(value, list):
         return value
     return [] if value in {None, ""} else [value]
 
 
 def _check_numbers(url: URL) -> Mapping[str, Any]:
-    """Return the arguments that asyncpg will get."""
+    """Check hosts, ports and the cache size; return asyncpg's arguments."""
     misfit = ConfigurationError(
         "IRIS_DATABASE_URL has a host, a port or a prepared_statement_cache_size that does not "
         "fit. The latter two are numbers, and each of several hosts needs a port: "
         "?host=one:5432&host=other:5432."
     )
-    if "," in (url.host or ""):  # SQLAlchemy takes several hosts as parameters alone
+    if "," in (url.host or ""):  # SQLAlchemy takes several hosts only as parameters
         raise misfit
     try:
         _, arguments = url.get_dialect()().create_connect_args(url)

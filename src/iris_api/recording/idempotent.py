@@ -1,8 +1,8 @@
-"""How predictions are stored once for each ``Idempotency-Key``, and with ids of the caller's own.
+"""Stores predictions once for each ``Idempotency-Key``, and with ids of the caller's API key.
 
-The key is claimed in the very transaction that stores its rows, and as its last act where that one
-takes long, for who comes with the same key waits until it ends. Failures are as in
-`iris_api.recording.inserts`.
+The transaction that stores the rows also claims the Idempotency-Key. A batch claims it last: a
+second request with the same key waits from the claim until the transaction ends. Failures are as
+in `iris_api.recording.inserts`.
 """
 
 import asyncio
@@ -46,26 +46,26 @@ Outcome: TypeAlias = StoredPrediction | DatabaseUnavailable | IdempotencyKeyReus
 
 
 class _KeyRecord(NamedTuple):
-    """What a key stands for: the rows that were stored under it, by `/predict` or as a batch."""
+    """The rows that `/predict` or a batch stored under one key; None for a deleted row."""
 
     is_batch: bool
     rows: list[tuple[Row, StoredPrediction] | None]
 
 
 class KeyFailure(NamedTuple):
-    """The rows that PostgreSQL refuses for their keys' sake, and what their callers are told."""
+    """The problem of rows that PostgreSQL refuses because of a key, and which rows these are."""
 
     problem: Problem
     affects: Callable[[NewPrediction], bool]
 
 
 class _KeyTakenError(Exception):
-    """Another transaction has claimed the key meanwhile, so this one is rolled back."""
+    """Another transaction has claimed the key, so this one is rolled back."""
 
 
-# A row is stored where it has no key, or where its key is new. PostgreSQL settles who is first: a
-# key that another transaction is just storing is waited for. All claim in the order of their keys,
-# so two groups cannot wait for each other.
+# Stores each row that has no key or a new one. PostgreSQL decides which transaction is first: the
+# INSERT waits for a key that another transaction is storing. All groups claim their keys in one
+# order (client, key), so two groups cannot deadlock.
 _INSERT_KEYED_GROUP = f"""
     WITH owned AS MATERIALIZED (
         SELECT pg_get_serial_sequence('iris_predictions', 'id')::regclass AS sequence
@@ -99,8 +99,8 @@ _INSERT_KEYED_GROUP = f"""
         THEN true ELSE {FAIL} END
     ORDER BY new.position
 """  # noqa: S608
-# To lock the keys makes it a transaction that writes, so that its commit waits for the disk and for
-# synchronous standbys: the commit that stored the rows may have been kept from it, by a restart.
+# FOR KEY SHARE makes this a writing transaction, so its commit waits for the disk and for
+# synchronous standbys. A restart may have kept the commit that stored the rows from waiting.
 FIND_KEYED = f"""
     SELECT asked.position, known.is_batch, stored.id, stored.created_at, {values_of("stored")}
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS asked (client, key, position)
@@ -111,7 +111,7 @@ FIND_KEYED = f"""
     ORDER BY asked.position, kept.place
     FOR KEY SHARE OF known
 """  # noqa: S608
-_WAITED_IN_VAIN = ("55P03", "57014", "40P01")  # for a lock; for too long; for one another
+_LOCK_FAILURES = ("55P03", "57014", "40P01")  # lock timeout, statement timeout, deadlock
 CLAIM_BATCH = """
     INSERT INTO idempotency_keys (client, key, is_batch, prediction_ids)
     VALUES ($1, $2, true, $3)
@@ -121,10 +121,10 @@ CLAIM_BATCH = """
 
 
 def find_key_failure(error: Exception) -> KeyFailure | None:
-    """Whose keys a refusal of PostgreSQL's is about; None where it is about no key.
+    """Return the rows that PostgreSQL refuses because of a key, with their problem; else None.
 
-    An ``Idempotency-Key`` that another transaction did not let go in time is storing its row there,
-    as likely as not, so it is not known whether that is stored.
+    If another transaction holds the ``Idempotency-Key`` for too long, the outcome is unknown: that
+    transaction is probably storing the row.
     """
     if not isinstance(error, asyncpg.PostgresError):
         return None
@@ -134,7 +134,7 @@ def find_key_failure(error: Exception) -> KeyFailure | None:
         advice = "Let the service's role use that sequence, or make another key."
         problem = DatabaseUnavailable(detail + advice)
         return KeyFailure(problem, lambda new: new.caller.id_sequence == sequence)
-    if error.sqlstate in _WAITED_IN_VAIN and IdempotencyKey.__tablename__ in (error.context or ""):
+    if error.sqlstate in _LOCK_FAILURES and IdempotencyKey.__tablename__ in (error.context or ""):
         unknown = OutcomeUnknown("An earlier request with this key may still be at work.")
         return KeyFailure(unknown, lambda new: new.idempotency_key is not None)
     return None
@@ -143,10 +143,11 @@ def find_key_failure(error: Exception) -> KeyFailure | None:
 async def insert_keyed_group(
     connection: PoolProxiedConnection, group: Sequence[NewPrediction]
 ) -> list[Outcome]:
-    """Insert and commit those rows whose key is new, or that have none, in one round trip.
+    """Insert and commit the rows that have a new key or none, in one round trip.
 
-    A row whose key its client has used before is not stored again: it gets what was stored then, or
-    `IdempotencyKeyReused`. Raises what asyncpg raises where PostgreSQL refuses a row.
+    A row whose key its client has used before is not stored again: it gets the earlier prediction,
+    or a problem such as `IdempotencyKeyReused`. Raises asyncpg's error where PostgreSQL refuses a
+    row.
     """
     async with driver_transaction(connection) as driver:
         rows = await driver.fetch(
@@ -163,7 +164,7 @@ async def insert_keyed_group(
 async def _find_repeated(
     connection: PoolProxiedConnection, repeated: Sequence[NewPrediction]
 ) -> list[Outcome]:
-    """What was stored for these keys, or why nobody can say; the others' rows are committed."""
+    """Return what was stored for these keys, or a problem; the other rows are committed."""
     keys = [(new.caller.client, str(new.idempotency_key)) for new in repeated]
     try:
         found = await _find(connection, keys, is_batch=False)
@@ -187,7 +188,8 @@ async def copy_rows_once(
 ) -> list[StoredPrediction]:
     """Insert and commit the rows by COPY, or return what the caller stored under this key before.
 
-    Raises `IdempotencyKeyReused` where those were not the rows ``asked`` for, and `NotStored`.
+    Raises `IdempotencyKeyReused` where those are not the rows ``asked`` for, or were deleted, and
+    `NotStored`.
     """
     known = [(caller.client, key)]
     [kept] = await _find(connection, known, is_batch=True)
@@ -205,7 +207,7 @@ async def copy_rows_once(
 
 
 async def _claim(driver: Driver, client: str, key: str, stored: Sequence[StoredPrediction]) -> None:
-    """Raises `_KeyTakenError`, and `NotStored` where PostgreSQL has changed the key's row."""
+    """Claim the key. Raises `_KeyTakenError`, or `NotStored` if PostgreSQL changed its row."""
     is_as_sent = await driver.fetchval(CLAIM_BATCH, client, key, [row.id for row in stored])
     if is_as_sent is None:
         raise _KeyTakenError
@@ -216,10 +218,10 @@ async def _claim(driver: Driver, client: str, key: str, stored: Sequence[StoredP
 async def _find(
     connection: PoolProxiedConnection, keys: Sequence[tuple[str, str]], *, is_batch: bool
 ) -> list[_KeyRecord | None]:
-    """For each pair of client and key what it stands for, if anything; of another kind, one row.
+    """Return the record of each pair of client and key, or None.
 
-    Raises `OutcomeUnknown` where PostgreSQL does not say, whatever kept it from saying so: what was
-    stored under the key is the request's own.
+    A record whose ``is_batch`` differs has only its first row. Raises `OutcomeUnknown` on every
+    error of the query: the rows under the key may be those of this request.
     """
     clients, names = map(list, zip(*keys, strict=True))
     try:
@@ -241,7 +243,7 @@ async def _find(
 
 
 def _kept_row(row: Sequence[Any]) -> tuple[Row, StoredPrediction] | None:
-    """The row that was stored; None where it was deleted since."""
+    """Return the stored row and its prediction; None if they were deleted since."""
     if row[0] is None:
         return None
     number, created_at, _, *features, prediction, label, probabilities, model_version = row
@@ -253,9 +255,9 @@ def _kept_row(row: Sequence[Any]) -> tuple[Row, StoredPrediction] | None:
 def _require_same(
     kept: _KeyRecord | None, asked: Sequence[Row], *, is_batch: bool
 ) -> list[StoredPrediction]:
-    """What was stored under a key that could not be claimed.
+    """Return the predictions stored under a key that was claimed before.
 
-    Raises `IdempotencyKeyReused` where it was not for what is asked now, or was deleted since, and
+    Raises `IdempotencyKeyReused` where the payload differs or a row was deleted since, and
     `DatabaseUnavailable` where PostgreSQL has no such key after all.
     """
     if kept is None:

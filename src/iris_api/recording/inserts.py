@@ -1,11 +1,11 @@
-"""How predictions are stored: groups by one INSERT, batches by COPY. All has committed on return.
+"""Stores predictions and commits them: a group by one INSERT, a batch by COPY.
 
-What PostgreSQL has stored is compared with what was sent, before the commit: a trigger, a rule or a
-row-level security policy may have dropped rows, or changed them. Then nothing is stored.
+What PostgreSQL stored is compared with what was sent, before the commit. A trigger, a rule or a
+row-level security policy may have dropped or changed rows; then nothing is stored.
 
-Each function raises `OutcomeUnknown` where PostgreSQL did not say whether it has committed, and
-closes that connection for good; any other error means that nothing was stored. Requests that carry
-a key, be it an ``Idempotency-Key`` or an API key, are `iris_api.recording.idempotent`' matter.
+Each function raises `OutcomeUnknown` where PostgreSQL did not say whether it committed, and closes
+that connection. Any other error means that nothing was stored. `iris_api.recording.idempotent`
+stores rows with an ``Idempotency-Key``, and groups in which an API key has its own id sequence.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from iris_api.iris import FEATURE_NAMES, ClassPrediction, Row
 
 
 class NewPrediction(NamedTuple):
-    """A prediction to be stored, as plain values: an ORM object costs ten times as much to make."""
+    """A prediction to store, as plain values: an ORM object takes ten times as long to make."""
 
     caller: Caller
     row: Row
@@ -37,7 +37,7 @@ class NewPrediction(NamedTuple):
 
 
 class StoredPrediction(NamedTuple):
-    """What PostgreSQL adds to a row; for a repeated request, also what was answered then."""
+    """What PostgreSQL adds to a row; for a repeated request, also the earlier prediction."""
 
     id: int
     created_at: datetime
@@ -45,11 +45,11 @@ class StoredPrediction(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What is known of rows before they are sent by COPY."""
+    """What is known of rows before COPY sends them."""
 
     predictions: list[StoredPrediction]
     has_triggers: bool
-    """Whether a trigger may change the rows on their way into the table."""
+    """Whether a trigger may change the rows before they are stored."""
 
 
 COLUMNS = (
@@ -60,7 +60,7 @@ COLUMNS = (
     "probabilities",
     "model_version",
 )
-"""Those that a statement fills, each by the parameter of its position; further ones come after."""
+"""The columns that a statement fills: parameter ``$n`` fills the nth. More parameters follow."""
 COLUMN_LIST = ", ".join(COLUMNS)
 _JSON = "JSON"
 _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -68,7 +68,7 @@ _TYPES = {name: IrisPrediction.__table__.c[name].type.compile(_POSTGRESQL) for n
 
 
 def values(new: NewPrediction) -> tuple[Any, ...]:
-    """The values of `COLUMNS`, as asyncpg takes them: JSON is text."""
+    """Return the values of `COLUMNS` as asyncpg takes them: JSON as text."""
     answer = new.answer
     return (
         new.caller.client,
@@ -81,12 +81,12 @@ def values(new: NewPrediction) -> tuple[Any, ...]:
 
 
 def parameter(position: int) -> str:
-    """The statement's parameter that is this many behind those of `COLUMNS`."""
+    """Return the parameter ``position`` places after those of `COLUMNS`, from 1."""
     return f"${len(COLUMNS) + position}"
 
 
 def _cast(number: int, name: str) -> str:
-    """A parameter as text, where it is JSON, else with its column's type."""
+    """Return a parameter with a cast to its column's type, or to text if that is JSON."""
     return f"${number}::{'text' if _TYPES[name] == _JSON else _TYPES[name]}"
 
 
@@ -94,27 +94,27 @@ def _to_json(name: str, suffix: str = "") -> str:
     return f"::{_JSON}{suffix}" if _TYPES[name] == _JSON else ""
 
 
-# With their types, or each would have its column's, which may be one that rounds.
+# Without the casts, each parameter takes its column's type in the database, which may round.
 _NUMBERED = tuple(enumerate(COLUMNS, start=1))
 _SENT = ", ".join(_cast(number, name) for number, name in _NUMBERED)
 _VALUES = ", ".join(_cast(number, name) + _to_json(name) for number, name in _NUMBERED)
 ARRAYS = ", ".join(f"{_cast(number, name)}[]{_to_json(name, '[]')}" for number, name in _NUMBERED)
-"""The parameters that hold the rows' `arrays`."""
+"""The parameters that take the rows' `arrays`."""
 
 FAIL = f"format('{NOT_AS_SENT}')::boolean"
-"""An expression that fails where it is evaluated, with its text in the message: plain SQL has no
-RAISE. ``format`` keeps PostgreSQL from evaluating it while it plans."""
+"""An expression that fails when it is evaluated, with its text in the message: plain SQL has no
+RAISE. ``format`` keeps PostgreSQL from evaluating it at planning time."""
 
 
 def values_of(table: str) -> str:
-    """A prediction's values in this table or subquery, to be compared; json has no equality."""
+    """Return a table's or subquery's columns to compare; JSON as text: json has no equality."""
     return ", ".join(f"{table}.{name}{'::text' * (_TYPES[name] == _JSON)}" for name in COLUMNS)
 
 
 def insert_one_statement(id_value: str | None = None) -> str:
-    """The INSERT of one row; its id is the value of this expression, or else the table's own.
+    """Return the INSERT of one row; ``id_value`` is the SQL of its id, None the table's own.
 
-    The statement is its own transaction, so it fails by itself where the row is not as it was sent.
+    The statement may be its own transaction, so it fails by itself if the stored row differs.
     """
     columns, values, overriding = COLUMN_LIST, _VALUES, ""
     if id_value is not None:
@@ -136,7 +136,7 @@ def insert_one_statement(id_value: str | None = None) -> str:
 
 _INSERT_ONE = insert_one_statement()
 _INSERT_ONE_WITH_ID = insert_one_statement(f"nextval({parameter(1)}::text::regclass)")
-# The rows get their ids in the order of their positions, and so they are compared.
+# Ids ascend in the order of the positions, so stored rows are matched by the order of their ids.
 _INSERT_GROUP = f"""
     WITH new AS MATERIALIZED (
         SELECT * FROM unnest({ARRAYS}) WITH ORDINALITY AS arrays ({COLUMN_LIST}, position)
@@ -154,10 +154,10 @@ _INSERT_GROUP = f"""
         THEN true ELSE {FAIL} END
     ORDER BY position
 """  # noqa: S608
-# COPY says how many rows it has stored, not which. Only triggers change them on the way: those on
-# each row (1), before (2) an INSERT (4); https://www.postgresql.org/docs/18/catalog-pg-trigger.html
-# The INSERT of no row locks the table, so that none is added before the COPY. MATERIALIZED, or
-# PostgreSQL would look the sequence up anew for each id.
+# COPY says how many rows it stored, not which. Only triggers can change them: FOR EACH ROW (1),
+# BEFORE (2), INSERT (4); https://www.postgresql.org/docs/18/catalog-pg-trigger.html
+# The empty INSERT locks the table, so that no trigger is added before the COPY. Without
+# MATERIALIZED, PostgreSQL would look up the sequence for each id.
 _DRAW_IDS = """
     WITH locked AS (
         INSERT INTO iris_predictions (client) SELECT NULL WHERE false
@@ -183,7 +183,7 @@ _COUNT_AS_SENT = f"""
 async def insert_one(
     connection: PoolProxiedConnection, new: NewPrediction
 ) -> list[StoredPrediction]:
-    """As `insert_group`, for a lone row: arrays would cost PostgreSQL and asyncpg 0.1 ms."""
+    """Insert and commit one row. Arrays as in `insert_group` would cost 0.1 ms more."""
     sequence = new.caller.id_sequence
     async with driver_transaction(connection) as driver:
         if sequence is None:
@@ -196,10 +196,10 @@ async def insert_one(
 async def insert_group(
     connection: PoolProxiedConnection, group: Sequence[NewPrediction]
 ) -> list[StoredPrediction]:
-    """Insert and commit rows that have neither key nor sequence, all or none, in one round trip.
+    """Insert and commit rows without key and id sequence, all or none, in one round trip.
 
-    The statement is the whole transaction, so it goes to asyncpg as it is: around it, SQLAlchemy
-    would make two more round trips. Raises what asyncpg raises where PostgreSQL refuses a row.
+    The statement is the whole transaction (but not for PgBouncer) and goes to asyncpg directly:
+    SQLAlchemy would add two round trips. Raises asyncpg's error where PostgreSQL refuses a row.
     """
     async with driver_transaction(connection) as driver:
         rows = await driver.fetch(_INSERT_GROUP, *arrays(group))
@@ -214,9 +214,9 @@ async def copy_rows(
 ) -> list[StoredPrediction]:
     """Insert and commit ``count`` rows by COPY, all or none, faster than by an INSERT.
 
-    COPY returns nothing, so the ids and the time are drawn before. The rows are taken one by one
-    while PostgreSQL works on those before, so let them be made on the way. Raises what asyncpg
-    raises where PostgreSQL refuses a row, and `NotStored`.
+    COPY returns no rows, so ids and time are drawn first. ``rows`` should return a generator: it
+    is read while PostgreSQL works on earlier rows. Raises `NotStored`, or asyncpg's error where
+    PostgreSQL refuses a row.
     """
     async with batch_transaction(connection) as driver:
         drawn = await draw_ids(driver, count, id_sequence)
@@ -226,9 +226,9 @@ async def copy_rows(
 
 @asynccontextmanager
 async def batch_transaction(connection: PoolProxiedConnection) -> AsyncIterator[Driver]:
-    """A transaction for COPY, of which nothing is stored unless its COMMIT was sent.
+    """Open a transaction for COPY; nothing is stored unless its COMMIT was sent.
 
-    It has a bound of its own, for asyncpg's does not end a COPY that the network does not take.
+    It has its own timeout: asyncpg's does not end a COPY that the network does not accept.
     """
     async with driver_transaction(connection, explicit=True) as driver:
         async with asyncio.timeout(guard_of(connection).seconds):
@@ -236,7 +236,7 @@ async def batch_transaction(connection: PoolProxiedConnection) -> AsyncIterator[
 
 
 async def draw_ids(driver: Driver, count: int, id_sequence: str | None) -> Drawn:
-    """Draw ids from the sequence, ascending, with the transaction's time, and lock the table."""
+    """Lock the table, look for triggers, draw ascending ids and the transaction's time."""
     drawn = await driver.fetchrow(_DRAW_IDS, count, id_sequence)
     assert drawn is not None, "an aggregate is one row"  # noqa: S101
     ids, now, has_triggers = drawn
@@ -246,7 +246,7 @@ async def draw_ids(driver: Driver, count: int, id_sequence: str | None) -> Drawn
 async def copy(driver: Driver, rows: Callable[[], Iterable[NewPrediction]], drawn: Drawn) -> None:
     """Send the rows by COPY, each with the id and the time that were drawn for it.
 
-    Raises `NotStored` where PostgreSQL has stored fewer, or others.
+    Raises `NotStored` where PostgreSQL stored fewer rows, or other values.
     """
     stored = drawn.predictions
     tag = await driver.copy_records_to_table(
@@ -264,5 +264,5 @@ async def copy(driver: Driver, rows: Callable[[], Iterable[NewPrediction]], draw
 
 
 def arrays(group: Iterable[NewPrediction]) -> list[list[Any]]:
-    """The rows' values as an array for each of `COLUMNS`."""
+    """Return the rows' values as one array for each of `COLUMNS`."""
     return [list(column) for column in zip(*map(values, group), strict=True)]

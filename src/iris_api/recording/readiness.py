@@ -1,4 +1,4 @@
-"""Whether the database would take a prediction: asked once for all who want to know just now."""
+"""Checks whether the database would store a prediction; concurrent callers share a check."""
 
 import asyncio
 import math
@@ -31,9 +31,9 @@ _ANSWERS = "PostgreSQL answers."
 class DatabaseCheck:
     """Finds the state of the database and of its schema.
 
-    Who asks while it is being found gets what is found next, along with all others who do: nobody,
-    however often he asks, has more than one connection busy. ``trouble`` tells why predictions were
-    not stored just now, ``timeout`` is in seconds.
+    Callers that arrive during a check share the next one, so checks use at most one connection.
+    ``trouble`` returns the problem for which predictions were not stored just now, or None.
+    ``timeout`` is in seconds.
     """
 
     def __init__(
@@ -52,15 +52,15 @@ class DatabaseCheck:
         )
 
     async def __call__(self) -> Checks:
-        """The states of ``database`` and ``schema``, as they are after the call."""
+        """Return the states of ``database`` and ``schema``, from a check begun after the call."""
         return await self._batcher.submit(None)
 
     async def aclose(self) -> None:
-        """Take no more questions; return when those that were taken have their answers."""
+        """Refuse new calls; return when all earlier ones have their results."""
         await self._batcher.aclose()
 
-    async def _answer(self, asked: Sequence[None]) -> list[Checks]:
-        """Bounded, for a database that is frozen, or that the network does not reach, is silent."""
+    async def _answer(self, callers: Sequence[None]) -> list[Checks]:
+        """Run one check, with a timeout: a frozen or unreachable database does not respond."""
         try:
             async with asyncio.timeout(self._timeout):
                 checks = await self._find()
@@ -70,7 +70,7 @@ class DatabaseCheck:
                 "in use.",
                 self._recent_failure(),
             )
-        return [checks] * len(asked)
+        return [checks] * len(callers)
 
     async def _find(self) -> Checks:
         async with self._session_factory() as session:
@@ -79,9 +79,9 @@ class DatabaseCheck:
             except Problem as problem:
                 log_cause(problem)
                 return _failed(problem.detail, self._recent_failure())
-            trouble = self._recent_failure()
-            if trouble is not None:
-                return _failed(_ANSWERS, trouble)
+            recent_failure = self._recent_failure()
+            if recent_failure is not None:
+                return _failed(_ANSWERS, recent_failure)
             try:
                 detail = f"At revision {await self._find_revision(session)}."
                 await try_to_store(session)
@@ -98,10 +98,10 @@ class DatabaseCheck:
             }
 
 
-def _failed(detail: str, trouble: Problem | None) -> Checks:
-    """That there is no use of the database, and why predictions were not stored just now."""
-    if trouble is not None and trouble.detail != detail:
-        detail += f" Predictions were not stored just now. {trouble.detail}"
+def _failed(detail: str, recent_failure: Problem | None) -> Checks:
+    """Return the checks of a failed database; a recent failure to store adds its detail."""
+    if recent_failure is not None and recent_failure.detail != detail:
+        detail += f" Predictions were not stored just now. {recent_failure.detail}"
     return {
         "database": Check(status="failed", detail=detail),
         "schema": Check(status="unknown", detail="The database did not say."),

@@ -1,8 +1,8 @@
-"""Group commit: the predictions of many requests in one transaction.
+"""Group commit: one transaction stores the predictions of many requests.
 
 A commit costs a round trip and a flush of the write-ahead log to disk, for one row as for hundreds.
-So the rows that arrive while a group is being committed form the next group, and a caller is
-answered when its own group has committed, never before.
+So the rows that arrive while a group is being committed form the next group. A caller gets its
+result after its own group has committed, never before.
 """
 
 import time
@@ -41,7 +41,11 @@ _REMEMBERED_SECONDS = 3.0
 
 
 class Recorder:
-    """Stores predictions durably, many at a time."""
+    """Stores predictions durably, many at a time.
+
+    ``max_group`` and ``max_waiting`` are in rows, ``max_wait`` in seconds, ``max_in_flight`` in
+    groups.
+    """
 
     def __init__(
         self,
@@ -65,12 +69,12 @@ class Recorder:
         )
 
     async def record(self, prediction: NewPrediction) -> StoredPrediction:
-        """Return when PostgreSQL has committed the row, along with those of other callers.
+        """Store the row in a group; return when PostgreSQL has committed it.
 
-        Raises `Overloaded` where too many wait already, `DatabaseUnavailable` or `SchemaOutdated`
-        where PostgreSQL cannot do its part, `OutcomeUnknown` where it did not say whether it has,
-        `IdempotencyKeyReused`, and `NotStored` where it refuses this very row. A caller that is
-        cancelled gets `CancelledWhileStoring` where its row may be stored all the same.
+        Raises `Overloaded` where too many rows wait, or this one too long; `DatabaseUnavailable` or
+        `SchemaOutdated` where PostgreSQL cannot store it; `OutcomeUnknown` where PostgreSQL did not
+        say whether it committed; `IdempotencyKeyReused`; and `NotStored` where PostgreSQL refuses
+        this row. A cancelled caller gets `CancelledWhileStoring` where its row may still be stored.
         """
         try:
             return await self._batcher.submit(prediction)
@@ -84,9 +88,9 @@ class Recorder:
         answers: Sequence[ClassPrediction],
         key: str | None = None,
     ) -> list[StoredPrediction]:
-        """Return when PostgreSQL has committed the caller's rows, in a transaction of their own.
+        """Store the rows in a transaction of their own; return when PostgreSQL has committed it.
 
-        With a key that its client has used before, return what was stored then, or raise
+        If the client has used the Idempotency-Key before, return what was stored then, or raise
         `IdempotencyKeyReused`. Other failures are those of `record`.
         """
 
@@ -104,10 +108,10 @@ class Recorder:
         return stored
 
     def recent_failure(self) -> Problem | None:
-        """Why PostgreSQL, which could be reached, did not store what it was last given; or None.
+        """Return why storing last failed although PostgreSQL could be reached, or None.
 
-        It expires after 3 s: a service that is not ready gets no requests, so no success could
-        clear it.
+        Expires after 3 s: a service that is not ready gets no requests, so no success could clear
+        it.
         """
         if self._recent_failure is None:
             return None
@@ -115,18 +119,18 @@ class Recorder:
         return problem if time.monotonic() <= failed_at + _REMEMBERED_SECONDS else None
 
     async def aclose(self) -> None:
-        """Take no more rows; return when those that were taken are committed."""
+        """Refuse new rows; return when all groups of earlier rows have ended."""
         await self._batcher.aclose()
 
     async def _on_connection(
         self, store: Callable[[PoolProxiedConnection], Awaitable[list[T]]]
     ) -> list[T]:
-        """What ``store`` does with a connection of the pool. What fails is raised as its problem.
+        """Return what ``store`` returns for a pooled connection; raise errors as their problem.
 
-        Plain ``try`` statements: a generator's context manager for each cost a lone caller 3 %.
+        Plain ``try`` statements: context managers made of generators cost a lone caller 3 %.
         """
         try:
-            # The pool's own connection, for SQLAlchemy's around it costs a lone caller 45 us.
+            # The pool's own connection: SQLAlchemy's wrapper costs a lone caller 45 us.
             connection = await self._engine.raw_connection()
             before = self._recent_failure
             try:
@@ -167,10 +171,10 @@ class Recorder:
     async def _insert(
         self, connection: PoolProxiedConnection, group: Sequence[NewPrediction]
     ) -> list[StoredPrediction | Exception]:
-        """Commit the group, but for rows that PostgreSQL refuses.
+        """Commit the group, except for rows that PostgreSQL refuses.
 
-        Where it names a key, the others are stored without that key's; where it refuses a row, but
-        does not say which, the group is halved until that row is alone.
+        If a key is at fault, the rows that it does not affect are stored. If PostgreSQL refuses a
+        row without naming it, the group is halved until that row is alone.
         """
         try:
             return [*await _store(connection, group)]
@@ -202,10 +206,10 @@ class Recorder:
     async def _insert_part(
         self, connection: PoolProxiedConnection, part: Sequence[NewPrediction]
     ) -> list[StoredPrediction | Exception]:
-        """Commit a part; its failure is its own, for other parts may have been committed."""
+        """Commit a part. Its failure is that of its rows only: other parts may be committed."""
         try:
             return await self._insert(connection, part)
-        except Exception as error:  # noqa: BLE001, whatever it is, each of these callers gets it
+        except Exception as error:  # noqa: BLE001, each caller of this part gets it
             self._record_failure(error)
             return [problem_of_write(error) or error] * len(part)
 
@@ -213,7 +217,7 @@ class Recorder:
 async def _store(
     connection: PoolProxiedConnection, group: Sequence[NewPrediction]
 ) -> Sequence[Outcome]:
-    """Insert and commit a group, all of it or none, by the shortest statement that does for it."""
+    """Insert and commit a group, all or none, by the cheapest statement that can store it."""
     if any(row.idempotency_key is not None for row in group):
         return await insert_keyed_group(connection, group)
     if len(group) == 1:

@@ -1,4 +1,4 @@
-"""What the database would otherwise keep for ever."""
+"""Deletes what the database would otherwise keep for ever."""
 
 import asyncio
 import random
@@ -17,9 +17,9 @@ log = structlog.get_logger("iris_api")
 
 
 async def forget_old_keys(session_factory: SessionFactory, settings: Settings) -> None:
-    """Prune the idempotency keys every ten minutes or so, until cancelled.
+    """Delete old Idempotency-Keys about every ten minutes, until cancelled.
 
-    Every worker of every replica does; what one is just deleting, the others pass over.
+    Every worker of every replica does so, and skips the keys that another one is deleting.
     """
     older_than = timedelta(hours=settings.idempotency_hours)
     while True:

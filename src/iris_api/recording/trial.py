@@ -1,4 +1,4 @@
-"""Whether PostgreSQL would store a prediction, and durably: found out by storing one."""
+"""Tests whether PostgreSQL would store a prediction, by storing one."""
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -18,10 +18,10 @@ from iris_api.recording.idempotent import CLAIM_BATCH, FIND_KEYED
 from iris_api.recording.inserts import NewPrediction, insert_one_statement, values
 
 _LOCK_TIMEOUT = "500ms"
-"""Less than a probe waits, so that it is told that the trial waits for a lock."""
+"""Shorter than a probe's timeout, so that the probe learns that a lock is the reason."""
 _NOT_NULL = "23502"
-"""not_null_violation: of a column that this release does not know, for it fills all others."""
-# An id below all others, and for each backend another: two trials do not wait for each other.
+"""not_null_violation, of a column that this release does not know: it fills all others."""
+# A negative id, different for each backend, so that two trials do not wait for each other.
 _INSERT = insert_one_statement("-pg_backend_pid()")
 _MAY_DRAW_IDS = f"""
     SELECT has_sequence_privilege(
@@ -31,11 +31,11 @@ _MAY_DRAW_IDS = f"""
 
 @translates_write_failures
 async def try_to_store(session: AsyncSession) -> None:
-    """Store a prediction under an idempotency key, find it again, and roll both back.
+    """Store a prediction under an Idempotency-Key, find it again, and roll both back.
 
-    So whatever keeps predictions from being stored is found, without a list of what that may be.
-    Raises `DatabaseUnavailable`, `SchemaOutdated` or `NotStored`. A refusal that may be about this
-    very row, such as a constraint's, is none of all rows, and passes.
+    This finds every obstacle to storing, without a list of possible causes. Raises
+    `DatabaseUnavailable`, `SchemaOutdated` or `NotStored`. A refusal that may concern only this
+    row, such as a constraint's, passes.
     """
     connection = await (await session.connection()).get_raw_connection()
     try:
