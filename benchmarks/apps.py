@@ -104,7 +104,7 @@ def ask(model: Model, features: IrisFeatures) -> ClassPrediction:
 
 
 def _replace_predict(app: FastAPI, endpoint: Callable[..., Any]) -> FastAPI:
-    """Serve ``/predict`` by this endpoint and FastAPI's own route, without `JsonRouteMiddleware`."""
+    """Serve ``/predict`` by this endpoint and FastAPI's route, without `JsonRouteMiddleware`."""
     app.user_middleware[:] = [
         layer for layer in app.user_middleware if cast(object, layer.cls) is not JsonRouteMiddleware
     ]

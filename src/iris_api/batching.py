@@ -42,7 +42,7 @@ class Batcher(Generic[Item, Result]):
     ``max_in_flight`` batches run form the next one, of at most ``max_batch`` items. At most
     ``max_waiting`` items wait. A batch runs in its own task, so a cancelled caller does not affect
     the others. A batch leaves out items whose caller was cancelled before it began, and items that
-    waited for over ``max_wait`` seconds: under overload, its results are in time.
+    waited for over ``max_wait_seconds``: under overload, its results are in time.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class Batcher(Generic[Item, Result]):
         *,
         max_batch: int,
         max_waiting: int,
-        max_wait: float,
+        max_wait_seconds: float,
         max_in_flight: int = 1,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
         self._max_waiting = max_waiting
-        self._max_wait = max_wait
+        self._max_wait_seconds = max_wait_seconds
         self._max_in_flight = max_in_flight
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._in_flight: set[asyncio.Task[None]] = set()
@@ -139,13 +139,15 @@ class Batcher(Generic[Item, Result]):
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
-        oldest = asyncio.get_running_loop().time() - self._max_wait
+        oldest = asyncio.get_running_loop().time() - self._max_wait_seconds
         while self._waiting and len(batch) < self._max_batch:
             waiting = self._waiting.popleft()
             if waiting.future.done():
                 continue
             if waiting.since < oldest:
-                problem = Overloaded(f"Waited for over {self._max_wait:g} s. Try again soon.")
+                problem = Overloaded(
+                    f"Waited for over {self._max_wait_seconds:g} s. Try again soon."
+                )
                 waiting.future.set_exception(problem)
             else:
                 waiting.has_begun = True

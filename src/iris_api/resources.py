@@ -90,7 +90,7 @@ class Resources:
             engine,
             max_group=settings.max_batch,
             max_waiting=settings.max_waiting,
-            max_wait=settings.max_wait,
+            max_wait_seconds=settings.max_wait,
             max_in_flight=settings.database_groups_in_flight,
             metrics=metrics,
         )
@@ -100,9 +100,9 @@ class Resources:
             engine=engine,
             session_factory=session_factory,
             recorder=recorder,
-            api_key_cache=ApiKeyCache(session_factory, remember=settings.key_cache_seconds),
+            api_key_cache=ApiKeyCache(session_factory, ttl_seconds=settings.key_cache_seconds),
             database_check=DatabaseCheck(
-                session_factory, recorder.recent_failure, timeout=settings.readiness_timeout
+                session_factory, recorder.recent_failure, timeout_seconds=settings.readiness_timeout
             ),
             model=ModelHolder(await load_model(settings, metrics)),
         )
@@ -134,7 +134,7 @@ async def load_model(settings: Settings, metrics: Metrics) -> ServedModel | Mode
         threads=settings.inference_threads,
         max_batch=settings.max_batch,
         max_waiting=settings.max_waiting,
-        max_wait=settings.max_wait,
+        max_wait_seconds=settings.max_wait,
         metrics=metrics,
     )
     return ServedModel(loaded.manifest, engine)

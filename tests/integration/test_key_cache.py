@@ -77,7 +77,7 @@ async def test_a_key_that_is_revoked_while_it_is_asked_for_is_remembered_no_long
         return found
 
     monkeypatch.setattr(key_cache, "find_callers", find_slowly)
-    keys = ApiKeyCache(guarded.state.resources.session_factory, remember=0.2)
+    keys = ApiKeyCache(guarded.state.resources.session_factory, ttl_seconds=0.2)
     assert await keys.authenticate(token) is not None
     assert await keys.authenticate(token) is None
 

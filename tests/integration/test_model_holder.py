@@ -22,7 +22,7 @@ def another(resources: Resources, version: str) -> ServedModel:
         threads=1,
         max_batch=256,
         max_waiting=1024,
-        max_wait=60,
+        max_wait_seconds=60,
         metrics=resources.metrics,
     )
     return ServedModel(served.manifest, engine)

@@ -61,7 +61,7 @@ async def test_callers_past_the_bound_are_refused_at_once() -> None:
 
 async def test_who_has_waited_too_long_is_refused_when_the_turn_comes() -> None:
     gate = Gate()
-    batcher = batcher_of(gate, max_wait=0.01)
+    batcher = batcher_of(gate, max_wait_seconds=0.01)
     [running] = submit(batcher, 1)
     await turn()
     waiting = submit(batcher, 2, 3)
@@ -169,7 +169,7 @@ async def test_too_few_results_fail_the_batch_instead_of_hanging_it() -> None:
     async def run(items: list[int]) -> list[int]:
         return items[:-1]
 
-    batcher: Batcher[int, int] = Batcher(run, max_batch=9, max_waiting=9, max_wait=60)
+    batcher: Batcher[int, int] = Batcher(run, max_batch=9, max_waiting=9, max_wait_seconds=60)
     results = await asyncio.gather(*submit(batcher, 1, 2), return_exceptions=True)
     assert isinstance(results[-1], ValueError)
 

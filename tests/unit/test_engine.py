@@ -51,7 +51,7 @@ def engine_of(
         threads=threads,
         max_batch=max_batch,
         max_waiting=1024,
-        max_wait=60,
+        max_wait_seconds=60,
         metrics=metrics,
     )
 

@@ -39,8 +39,8 @@ def test_every_file_imports_only_what_it_may() -> None:
 @pytest.mark.parametrize(
     ("file", "statement", "contract"),
     [
-        ("errors.py", "import iris_api.settings", "A file imports only from lines above its own"),
-        ("inference/engine.py", "import iris_api.api", "A file imports only from lines above"),
+        ("errors.py", "import iris_api.settings", "A package imports only from packages below it"),
+        ("inference/engine.py", "import iris_api.api", "A package imports only from packages"),
         ("server/supervisor.py", "import iris_api.server.run", "Within the server package"),
         ("database/models.py", "import iris_api.database.crud", "Within the database package"),
         ("inference/artifact.py", "import iris_api.inference.engine", "Within the inference"),

@@ -17,18 +17,18 @@ _MAX_WAIT = 3.0  # seconds
 class ApiKeyCache:
     """Finds the callers of API keys.
 
-    Results are cached for ``remember`` seconds, so most requests cost no query. A revoked API key
+    Results are cached for ``ttl_seconds``, so most requests cost no query. A revoked API key
     may still work for that long. Invalid API keys are cached as well. Lookups that arrive during a
     query share the next one, so lookups use at most one connection, however many API keys are
     tried.
     """
 
-    def __init__(self, session_factory: SessionFactory, *, remember: float) -> None:
+    def __init__(self, session_factory: SessionFactory, *, ttl_seconds: float) -> None:
         self._session_factory = session_factory
-        self._seconds = remember
+        self._ttl_seconds = ttl_seconds
         self._remembered: dict[bytes, tuple[float, Caller | None]] = {}
         self._batcher: Batcher[bytes, Caller | None] = Batcher(
-            self._ask, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING, max_wait=_MAX_WAIT
+            self._ask, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING, max_wait_seconds=_MAX_WAIT
         )
 
     async def authenticate(self, token: str) -> Caller | None:
@@ -47,7 +47,8 @@ class ApiKeyCache:
         await self._batcher.aclose()
 
     async def _ask(self, digests: Sequence[bytes]) -> list[Caller | None]:
-        until = time.monotonic() + self._seconds  # before the query, which may miss a revocation
+        # Before the query, which may miss a revocation.
+        until = time.monotonic() + self._ttl_seconds
         async with self._session_factory() as session:
             found = await find_callers(session, set(digests))
         for digest in digests:

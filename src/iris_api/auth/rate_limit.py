@@ -15,12 +15,12 @@ class RateLimiter:
     """
 
     def __init__(
-        self, quota: int, window: int, *, clock: Callable[[], float] = time.monotonic
+        self, quota: int, window_seconds: int, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.quota = quota
-        self.window = window
+        self.window_seconds = window_seconds
         self.clock = clock
-        self._policy = f'"client";q={quota};w={window}'
+        self._policy = f'"client";q={quota};w={window_seconds}'
         self._windows: dict[str, tuple[float, int]] = {}
 
     def count(self, client: str) -> Mapping[str, str]:
@@ -32,13 +32,14 @@ class RateLimiter:
         now = self.clock()
         end, used = self._windows.get(client, (0.0, 0))
         if end <= now:
-            end, used = now + self.window, 0
+            end, used = now + self.window_seconds, 0
             self._forget_ended(now)
-        seconds = min(math.ceil(end - now), self.window)  # rounding may make the difference larger
+        # Rounding may make the difference larger than the window.
+        seconds = min(math.ceil(end - now), self.window_seconds)
         if used >= self.quota:
             raise RateLimited(
-                f"{self.quota} requests in {self.window} s are all that this client may send. "
-                f"Go on in {seconds} s.",
+                f"{self.quota} requests in {self.window_seconds} s are all that this client may "
+                f"send. Go on in {seconds} s.",
                 retry_after=seconds,
                 headers=self._fields(0, seconds),
             )

@@ -28,7 +28,7 @@ class InferenceEngine:
         threads: int,
         max_batch: int,
         max_waiting: int,
-        max_wait: float,
+        max_wait_seconds: float,
         metrics: Metrics,
     ) -> None:
         self.classifier = classifier
@@ -40,7 +40,7 @@ class InferenceEngine:
             self.predict_many,
             max_batch=max_batch,
             max_waiting=max_waiting,
-            max_wait=max_wait,
+            max_wait_seconds=max_wait_seconds,
             max_in_flight=threads,
         )
 

@@ -45,69 +45,78 @@ class Metrics:
     """The service's metrics, and their rendering. No recording method ever raises."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        registry = self.registry = CollectorRegistry()
+        self._define_requests(registry)
+        self._define_inference(registry)
+        self._define_database(registry)
+        self.failures = Counter(
+            "iris_metrics_failures",
+            "Values, or lines of the access log, that could not be recorded",
+            registry=registry,
+        )
+        self._of_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._logged: set[tuple[type[Exception], int | None]] = set()
+
+    def _define_requests(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
             "iris_http_requests",
             "Requests answered",
             ["method", "route", "status"],
-            registry=self.registry,
+            registry=registry,
         )
         self.request_duration = Histogram(
             "iris_http_request_duration_seconds",
             "From the request's head to the end of its answer",
             ["method", "route"],
             buckets=_LATENCY_BUCKETS,
-            registry=self.registry,
-        )
-        self.inference_duration = Histogram(
-            "iris_inference_duration_seconds",
-            "One call of the model, in its thread",
-            buckets=_LATENCY_BUCKETS,
-            registry=self.registry,
-        )
-        self.inference_rows = Histogram(
-            "iris_inference_rows",
-            "Rows that one call of the model answered",
-            buckets=_SIZE_BUCKETS,
-            registry=self.registry,
-        )
-        self.group_rows = Histogram(
-            "iris_group_commit_rows",
-            "Predictions that one transaction committed",
-            buckets=_SIZE_BUCKETS,
-            registry=self.registry,
-        )
-        self.predictions = Counter(
-            "iris_predictions",
-            "Predictions committed",
-            ["label", "model_version"],
-            registry=self.registry,
+            registry=registry,
         )
         self.connections_refused = Counter(
             "iris_connections_refused",
             "Clients' connections that were ended beside the application, by the problem's slug",
             ["reason"],
-            registry=self.registry,
+            registry=registry,
+        )
+
+    def _define_inference(self, registry: CollectorRegistry) -> None:
+        self.inference_duration = Histogram(
+            "iris_inference_duration_seconds",
+            "One call of the model, in its thread",
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.inference_rows = Histogram(
+            "iris_inference_rows",
+            "Rows that one call of the model answered",
+            buckets=_SIZE_BUCKETS,
+            registry=registry,
+        )
+        self.predictions = Counter(
+            "iris_predictions",
+            "Predictions committed",
+            ["label", "model_version"],
+            registry=registry,
+        )
+
+    def _define_database(self, registry: CollectorRegistry) -> None:
+        self.group_rows = Histogram(
+            "iris_group_commit_rows",
+            "Predictions that one transaction committed",
+            buckets=_SIZE_BUCKETS,
+            registry=registry,
         )
         self.connections_in_use = Gauge(
             "iris_database_connections_in_use",
             "Connections that are checked out of the pool",
             multiprocess_mode="livesum",
-            registry=self.registry,
+            registry=registry,
         )
         self.connections_limit = Gauge(
             "iris_database_connections_limit",
             "The pool's size",
             multiprocess_mode="livesum",
-            registry=self.registry,
+            registry=registry,
         )
-        self.failures = Counter(
-            "iris_metrics_failures",
-            "Values, or lines of the access log, that could not be recorded",
-            registry=self.registry,
-        )
-        self._of_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._logged: set[tuple[type[Exception], int | None]] = set()
 
     @_recording
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:

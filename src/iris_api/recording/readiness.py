@@ -32,23 +32,23 @@ class DatabaseCheck:
     """Finds the state of the database and of its schema.
 
     Callers that arrive during a check share the next one, so checks use at most one connection.
-    ``trouble`` returns the problem for which predictions were not stored just now, or None.
-    ``timeout`` is in seconds.
+    ``recent_failure`` returns the problem for which predictions were not stored just now, or None.
+    ``timeout_seconds`` bounds one check.
     """
 
     def __init__(
         self,
         session_factory: SessionFactory,
-        trouble: Callable[[], Problem | None],
+        recent_failure: Callable[[], Problem | None],
         *,
-        timeout: float,
+        timeout_seconds: float,
     ) -> None:
         self._session_factory = session_factory
-        self._recent_failure = trouble
-        self._timeout = timeout
+        self._recent_failure = recent_failure
+        self._timeout_seconds = timeout_seconds
         self._find_revision = SchemaCheck()
         self._batcher: Batcher[None, Checks] = Batcher(
-            self._answer, max_batch=sys.maxsize, max_waiting=sys.maxsize, max_wait=math.inf
+            self._answer, max_batch=sys.maxsize, max_waiting=sys.maxsize, max_wait_seconds=math.inf
         )
 
     async def __call__(self) -> Checks:
@@ -62,12 +62,12 @@ class DatabaseCheck:
     async def _answer(self, callers: Sequence[None]) -> list[Checks]:
         """Run one check, with a timeout: a frozen or unreachable database does not respond."""
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout_seconds):
                 checks = await self._find()
         except TimeoutError:
             checks = _failed(
-                f"PostgreSQL did not answer in {self._timeout:g} s, or all connections to it are "
-                "in use.",
+                f"PostgreSQL did not answer in {self._timeout_seconds:g} s, or all connections to "
+                "it are in use.",
                 self._recent_failure(),
             )
         return [checks] * len(callers)

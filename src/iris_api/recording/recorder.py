@@ -53,7 +53,7 @@ class Recorder:
         *,
         max_group: int,
         max_waiting: int,
-        max_wait: float,
+        max_wait_seconds: float,
         max_in_flight: int,
         metrics: Metrics,
     ) -> None:
@@ -64,7 +64,7 @@ class Recorder:
             self._commit,
             max_batch=max_group,
             max_waiting=max_waiting,
-            max_wait=max_wait,
+            max_wait_seconds=max_wait_seconds,
             max_in_flight=max_in_flight,
         )
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from http import HTTPMethod
 from typing import Literal
 
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from iris_api.batching import CancelledWhileStoring
@@ -133,15 +132,15 @@ class LimitsMiddleware:
             request.is_reading = True
             message = await receive()
             if REFUSAL in scope:
-                raise _as_http_exception(scope[REFUSAL])
+                raise scope[REFUSAL]
             size = len(message.get("body", b""))
             limits.held_bytes += size
             request.held_bytes += size
             request.is_reading = message.get("more_body", False)
             if request.held_bytes > limits.settings.max_body_bytes:
-                raise _as_http_exception(BodyTooLarge(_too_large(limits.settings.max_body_bytes)))
+                raise BodyTooLarge(_too_large(limits.settings.max_body_bytes))
             if limits.held_bytes > limits.settings.max_buffered_bytes:
-                raise _as_http_exception(Overloaded(_NO_ROOM))
+                raise Overloaded(_NO_ROOM)
             return message
 
         async def noticing_send(message: Message) -> None:
@@ -171,11 +170,6 @@ def require_at_most(location: Literal["body", "query"], name: str, value: int, m
     """Raise `InvalidRequest`, which names the field, if the value is over the deployment's."""
     if value > most:
         raise InvalidRequest([FieldError(location, name, "too_long", f"At most {most} here")])
-
-
-def _as_http_exception(problem: Problem) -> HTTPException:
-    """Wrap it in the only exception that FastAPI does not replace while it reads a body."""
-    return HTTPException(problem.status, problem)  # type: ignore[arg-type]  # see `problems`
 
 
 def _too_large(most: int) -> str:

@@ -156,8 +156,6 @@ def _field_name(path: Sequence[str | int]) -> str:
 
 def problem_of_http_exception(error: HTTPException) -> Problem:
     """The problem for an exception of FastAPI or Starlette; re-raises an unexpected one."""
-    if isinstance(error.detail, Problem):
-        return error.detail
     match error.status_code:
         case HTTPStatus.NOT_FOUND:
             return NotFound("There is no such path. /docs lists them all.")
