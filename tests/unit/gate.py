@@ -45,5 +45,10 @@ def submit(batcher: Batcher[int, int], *items: int) -> list[asyncio.Task[int]]:
 
 
 def batcher_of(gate: Gate, **bounds: float) -> Batcher[int, int]:
-    options: dict[str, Any] = {"max_batch": 100, "max_waiting": 100, "max_wait": 60, **bounds}
+    options: dict[str, Any] = {
+        "max_batch": 100,
+        "max_waiting": 100,
+        "max_wait_seconds": 60,
+        **bounds,
+    }
     return Batcher(gate, **options)

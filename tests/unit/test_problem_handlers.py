@@ -28,7 +28,7 @@ def client() -> AsyncClient:
 
     @app.get("/large")
     async def large() -> None:
-        raise HTTPException(413, BodyTooLarge("Send less."))
+        raise BodyTooLarge("Send less.")
 
     return AsyncClient(transport=ASGITransport(app=app), base_url="http://iris")
 
