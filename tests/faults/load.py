@@ -9,15 +9,8 @@ from typing import Self
 
 from tests.faults.asking import ANONYMOUS_CALLER, Caller, Outcome, Request
 from tests.faults.journal import Journal
-from tests.support.wire import (
-    PATIENCE,
-    Answer,
-    Connection,
-    LostError,
-    RefusedError,
-    http,
-    run,
-)
+from tests.support.answers import Answer
+from tests.support.wire import PATIENCE, Connection, LostError, RefusedError, http, run
 
 _UNKNOWN = "urn:iris-api:problem:outcome-unknown"
 _AT_ONCE = 16

@@ -14,7 +14,8 @@ from tests.faults.journal import Journal
 from tests.faults.load import Client
 from tests.faults.postgres import Postgres
 from tests.faults.trial import POOL, Trial
-from tests.support.wire import Answer, Connection, http, run
+from tests.support.answers import Answer
+from tests.support.wire import Connection, http, run
 
 PROCESSES = 3
 COPIES = 100

@@ -15,9 +15,10 @@ from tests.faults.load import Client, Mix
 from tests.faults.nginx import Nginx
 from tests.faults.scale import scaled
 from tests.faults.trial import POOL, Trial
+from tests.support.answers import Answer
 from tests.support.processes import send, unsent_bytes
 from tests.support.service import Service, poll_until
-from tests.support.wire import Answer, get, http, run
+from tests.support.wire import get, http, run
 
 WORKERS = 2
 SHUTDOWN_DELAY = 1

@@ -11,9 +11,10 @@ from tests.faults.conftest import OpenTrial
 from tests.faults.load import Mix
 from tests.faults.pooling import HELD_UP
 from tests.faults.trial import Trial
+from tests.support.answers import Answer
 from tests.support.application import make_key
 from tests.support.processes import send
-from tests.support.wire import Answer, get
+from tests.support.wire import get
 
 
 def test_two_clients_are_kept_apart(open_trial: OpenTrial) -> None:

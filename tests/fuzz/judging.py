@@ -6,8 +6,10 @@ import json
 import asyncpg
 from hypothesis import HealthCheck, settings
 from tests.fuzz.flowers import MARK, MEASURES, measures_of
-from tests.fuzz.wire import JSON, Answer, Wire, request
+from tests.fuzz.wire import JSON, request
+from tests.support.answers import Answer
 from tests.support.flowers import SETOSA
+from tests.support.raw import connected
 from tests.support.service import Service
 
 PATHS = ["/predict", "/predict/batch"]
@@ -49,9 +51,9 @@ class Stored:
 
 
 def ask(service: Service, *parts: bytes) -> Answer:
-    with Wire(service.port) as wire:
-        wire.send(*parts)
-        answer = wire.read()
+    with connected(service, patience=60) as wire:
+        wire.send_while_open(*parts)
+        answer = wire.answer_or_end()
         assert answer is not None, "it hung up"
         return answer
 
@@ -74,4 +76,4 @@ def assert_refused(answer: Answer) -> None:
     problem = answer.json()
     assert problem["status"] == answer.status
     assert problem["request_id"] == answer.headers["x-request-id"]
-    assert MARK.encode() not in answer.content
+    assert MARK.encode() not in answer.body

@@ -16,7 +16,9 @@ from tests.fuzz.judging import (
     ask,
     many,
 )
-from tests.fuzz.wire import CHUNKED, JSON, Answer, Wire, head, in_chunks, length_of
+from tests.fuzz.wire import CHUNKED, JSON, head, in_chunks, length_of
+from tests.support.answers import Answer
+from tests.support.raw import connected
 from tests.support.service import Service
 
 
@@ -28,15 +30,15 @@ def converse(service: Service, parts: Sequence[bytes]) -> tuple[list[Answer], in
     """
     answers = []
     others = 0
-    with Wire(service.port) as wire:
-        wire.send(*parts)
+    with connected(service, patience=60) as wire:
+        wire.send_while_open(*parts)
         while True:
             if not wire.is_answered(0.01):
                 assert ask(service, GOOD_REQUEST).status == 200
                 others += 1
                 if not wire.is_answered(0.1):
                     break
-            answer = wire.read()
+            answer = wire.answer_or_end()
             if answer is None:
                 break
             answers.append(answer)
@@ -209,12 +211,12 @@ def test_a_body_beside_an_offer_to_upgrade_is_read(service: Service, stored: Sto
 
 def test_a_body_beside_an_offer_to_upgrade_is_no_request(service: Service, stored: Stored) -> None:
     raw = head("/predict", JSON, length_of(GOOD_REQUEST), *UPGRADE)
-    with Wire(service.port) as wire:
-        wire.send(raw)
+    with connected(service, patience=60) as wire:
+        wire.send_while_open(raw)
         # Another's answer: it has taken the head by now, so what follows comes on its own.
         ask(service, b"GET /model HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        wire.send(GOOD_REQUEST)
-        answers = [wire.read() for _ in range(2) if wire.is_answered(0.5)]
+        wire.send_while_open(GOOD_REQUEST)
+        answers = [wire.answer_or_end() for _ in range(2) if wire.is_answered(0.5)]
     rows = stored.new()
     assert len([answer for answer in answers if answer]) == 1
     assert not rows

@@ -4,11 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.answers import Answer
 from tests.support.forkserver import WORKER
 from tests.support.ports import free_port
 from tests.support.processes import children, command_of, name_of
 from tests.support.service import Service, environment
-from tests.support.wire import Answer, LostError, RefusedError, get
+from tests.support.wire import LostError, RefusedError, get
 
 
 def start_program(program: str, folder: Path, **settings: object) -> Service:

@@ -1,10 +1,10 @@
 """HTTP over raw sockets: fast enough for many clients, and exact about what is known."""
 
 import asyncio
-import json
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import Any, Self, TypeVar, cast
+
+from tests.support.answers import END_OF_HEAD, Answer, parse_head
 
 T = TypeVar("T")
 
@@ -18,18 +18,6 @@ class RefusedError(Exception):
 
 class LostError(Exception):
     """The connection ended after the request went out, or nothing came for too long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer; names of headers are in small letters."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        return json.loads(self.body)
 
 
 class Connection(asyncio.Protocol):
@@ -86,18 +74,16 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        head, found, rest = bytes(self._received).partition(b"\r\n\r\n")
+        head, found, rest = bytes(self._received).partition(END_OF_HEAD)
         if not found:
             return
-        lines = head.decode("latin-1").split("\r\n")
-        pairs = (line.partition(":") for line in lines[1:])
-        headers = {name.lower(): value.strip() for name, _, value in pairs}
+        status, headers = parse_head(head)
         length = int(headers.get("content-length", 0))
         if len(rest) >= length and self._answer is not None and not self._answer.done():
             self._received.clear()
             if headers.get("connection", "").lower() == "close":
                 self.closed = True
-            self._answer.set_result(Answer(int(lines[0].split()[1]), headers, rest[:length]))
+            self._answer.set_result(Answer(status, headers, rest[:length]))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
