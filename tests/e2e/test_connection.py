@@ -46,7 +46,7 @@ def one(service: Service) -> Iterator[OneConnection]:
     connection.connection.close()
 
 
-def test_a_connection_survives_every_error(
+def test_connection_stays_open_after_every_error_response(
     one: OneConnection, service: Service, service_database: URL
 ) -> None:
     flower = json.dumps(SETOSA)
@@ -78,7 +78,7 @@ def test_a_connection_survives_every_error(
     assert "Traceback" not in service.output
 
 
-def test_a_client_that_leaves_in_the_middle_disturbs_nobody(
+def test_connection_closed_amid_a_request_does_not_affect_another(
     one: OneConnection, service: Service
 ) -> None:
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -91,7 +91,9 @@ def test_a_client_that_leaves_in_the_middle_disturbs_nobody(
     assert one.ask("POST", "/predict", json.dumps(SETOSA))[0] == 200
 
 
-async def test_clients_at_the_same_time_get_their_own_answers(service: Service) -> None:
+async def test_predict_with_200_concurrent_requests_gives_each_its_own_response(
+    service: Service,
+) -> None:
     flowers = [{**SETOSA, "sepal_length": 5 + number / 1000} for number in range(200)]
     async with service.client() as client:
         responses = await asyncio.gather(
@@ -107,7 +109,9 @@ async def test_clients_at_the_same_time_get_their_own_answers(service: Service) 
 @pytest.mark.parametrize(
     "path", ["/", "/docs", "/openapi.json", "/livez", "/readyz", "/model", "/predictions", "/x"]
 )
-def test_the_answer_to_head_is_that_to_get_less_the_body(one: OneConnection, path: str) -> None:
+def test_head_request_has_the_status_and_headers_of_get_and_no_body(
+    one: OneConnection, path: str
+) -> None:
     answers = {}
     for method in ("GET", "HEAD", "HEAD", "GET"):  # were there a body, it would begin the next one
         one.connection.request(method, path)
@@ -119,7 +123,7 @@ def test_the_answer_to_head_is_that_to_get_less_the_body(one: OneConnection, pat
     assert "content-length" in answers["HEAD"][1]
 
 
-def test_a_process_may_open_as_many_files_as_it_takes_connections(
+def test_serve_raises_the_open_files_limit_to_max_connections(
     begin: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     python = tmp_path / "python"

@@ -7,7 +7,7 @@ from tests.support.flowers import SETOSA
 from tests.support.service import poll_until, run
 
 
-async def test_a_database_of_ones_own_is_used_as_it_is(
+async def test_serve_with_a_database_url_is_not_ready_until_migrate_has_run(
     start: Start, folder: Path, data_dir: Path, empty_database: URL
 ) -> None:
     service = start(**way_to(empty_database), data_dir=data_dir, log_format="console")
@@ -28,7 +28,7 @@ async def test_a_database_of_ones_own_is_used_as_it_is(
     service.leaves_nothing()
 
 
-async def test_prepare_migrates_and_trains_where_it_is_asked_to(
+async def test_serve_prepare_with_a_database_url_migrates_and_keeps_the_ml_model(
     start: Start, data_dir: Path, empty_database: URL
 ) -> None:
     settings = {**way_to(empty_database), "data_dir": data_dir, "log_format": "console"}

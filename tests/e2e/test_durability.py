@@ -16,7 +16,7 @@ def unsafe(database: URL) -> dict[str, object]:
     return way_to(database)
 
 
-def test_serve_ends_with_one_sentence(
+def test_serve_with_synchronous_commit_off_exits_with_one_sentence(
     start: Start, unsafe: dict[str, object], data_dir: Path
 ) -> None:
     service = start(**unsafe, data_dir=data_dir)
@@ -27,7 +27,7 @@ def test_serve_ends_with_one_sentence(
     assert service.output == ""
 
 
-def test_serve_serves_where_it_is_told_to(
+def test_serve_with_synchronous_commit_off_and_allow_unsafe_database_serves_and_warns(
     start: Start, unsafe: dict[str, object], data_dir: Path
 ) -> None:
     service = start(**unsafe, data_dir=data_dir, allow_unsafe_database="true").until_ready()

@@ -19,7 +19,7 @@ from tests.support.service import (
 from iris_api.embedded.postgres import EmbeddedPostgres
 
 
-async def test_the_first_start_prepares_everything_and_the_second_finds_it(
+async def test_serve_prepares_everything_at_the_first_start_and_reuses_it_at_the_second(
     start: Start, folder: Path
 ) -> None:
     data_dir = folder / ".iris"
@@ -57,7 +57,7 @@ async def test_the_first_start_prepares_everything_and_the_second_finds_it(
     assert "Traceback" not in service.errors
 
 
-async def test_a_second_service_is_refused_and_the_other_commands_go_along(
+async def test_serve_on_a_data_directory_in_use_exits_while_migrate_and_train_work(
     start: Start, folder: Path, data_dir: Path
 ) -> None:
     first = start(data_dir=data_dir).until_ready()
@@ -92,9 +92,7 @@ async def test_a_second_service_is_refused_and_the_other_commands_go_along(
     assert not (data_dir / "postgres" / "postmaster.pid").exists()
 
 
-def test_a_signal_at_any_moment_of_the_start_leaves_nothing_behind(
-    start: Start, data_dir: Path
-) -> None:
+def test_serve_at_sigterm_during_its_start_leaves_no_process(start: Start, data_dir: Path) -> None:
     """It comes when PostgreSQL starts, the schema is looked at, the service begins."""
     pid_file = data_dir / "postgres" / "postmaster.pid"
     for seconds in (0, 0.03, 0.06, 0.1, 0.2, 0.4):

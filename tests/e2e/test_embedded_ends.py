@@ -62,7 +62,7 @@ def ends_logged(service: Service) -> list[int]:
 
 
 @WORKERS
-def test_serve_starts_the_embedded_postgresql_again_after_a_sigkill(
+def test_serve_restarts_the_embedded_postgresql_after_a_sigkill(
     start: Start, data_dir: Path, workers: int
 ) -> None:
     service = start(data_dir=data_dir, workers=workers).until_ready()
@@ -86,7 +86,7 @@ def test_serve_starts_the_embedded_postgresql_again_after_a_sigkill(
     service.leaves_nothing()
 
 
-def test_serve_starts_the_embedded_postgresql_again_after_it_was_stopped_by_hand(
+def test_serve_restarts_the_embedded_postgresql_after_a_manual_stop(
     start: Start, data_dir: Path
 ) -> None:
     service = start(data_dir=data_dir).until_ready()
@@ -98,7 +98,7 @@ def test_serve_starts_the_embedded_postgresql_again_after_it_was_stopped_by_hand
     assert service.stop() == 0
 
 
-def test_the_embedded_postgresql_that_was_started_again_ends_with_a_killed_service(
+def test_embedded_postgresql_after_a_restart_ends_with_a_killed_service(
     start: Start, data_dir: Path
 ) -> None:
     service = start(data_dir=data_dir).until_ready()
@@ -108,7 +108,7 @@ def test_the_embedded_postgresql_that_was_started_again_ends_with_a_killed_servi
 
 
 @pytest.mark.parametrize("seconds", [0, 0.02, 0.1])
-def test_sigterm_while_the_embedded_postgresql_starts_again_leaves_nothing(
+def test_serve_at_sigterm_during_a_restart_of_the_embedded_postgresql_leaves_no_process(
     start: Start, data_dir: Path, seconds: float
 ) -> None:
     service = start(data_dir=data_dir, shutdown_delay=0).until_ready()
@@ -122,7 +122,7 @@ def test_sigterm_while_the_embedded_postgresql_starts_again_leaves_nothing(
 
 
 @WORKERS
-def test_serve_ends_with_the_reason_where_the_embedded_postgresql_ends_too_often(
+def test_serve_exits_with_the_reason_when_the_embedded_postgresql_ends_too_often(
     start: Start, data_dir: Path, workers: int
 ) -> None:
     service = start(data_dir=data_dir, workers=workers, shutdown_delay=0).until_ready()
@@ -143,7 +143,7 @@ def test_serve_ends_with_the_reason_where_the_embedded_postgresql_ends_too_often
     assert "Traceback" not in service.errors
 
 
-def test_serve_ends_with_the_reason_where_the_embedded_postgresql_cannot_start_again(
+def test_serve_exits_with_the_reason_when_the_embedded_postgresql_cannot_restart(
     start: Start, data_dir: Path
 ) -> None:
     service = start(data_dir=data_dir, shutdown_delay=0).until_ready()
@@ -165,7 +165,7 @@ def kill_too_often(data_dir: Path) -> None:
         poll_until(lambda: threading.active_count() == threads, "it is given up")
 
 
-def test_database_of_a_program_without_signal_handlers_raises_where_it_ends_too_often(
+def test_provide_database_without_signal_handlers_raises_when_postgresql_ends_too_often(
     data_dir: Path,
 ) -> None:
     """SIGTERM would kill it, as it would kill Alembic's own command."""
@@ -177,7 +177,7 @@ def test_database_of_a_program_without_signal_handlers_raises_where_it_ends_too_
         signal.signal(signal.SIGTERM, before)
 
 
-def test_database_of_leaves_no_thread_and_no_process(data_dir: Path) -> None:
+def test_provide_database_leaves_no_thread_and_no_process(data_dir: Path) -> None:
     threads = threading.active_count()
     with provide_database(Settings(data_dir=data_dir)):
         pid = postmaster_of(data_dir)
@@ -199,7 +199,9 @@ async def kill_while_a_backend_works(data_dir: Path, dsn: str) -> None:
         connection.terminate()
 
 
-def test_a_start_waits_for_the_backends_of_a_killed_server(data_dir: Path) -> None:
+def test_embedded_postgresql_restart_waits_for_the_backends_of_the_killed_postmaster(
+    data_dir: Path,
+) -> None:
     with provide_database(Settings(data_dir=data_dir)) as settings:
         assert settings.database_url is not None
         url = make_url(settings.database_url.get_secret_value())

@@ -70,7 +70,7 @@ async def answers(settings: Settings) -> bool:
 
 
 @pytest.mark.parametrize(("name", "value"), MISLEADING)
-def test_database_of_starts_and_connects_whatever_a_variable_of_libpq_says(
+def test_provide_database_with_a_misleading_libpq_variable_starts_and_connects(
     monkeypatch: pytest.MonkeyPatch, used: Path, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -88,7 +88,7 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @WORKERS
-def test_serve_with_libpqs_variables_answers_and_keys_go_along_with_or_without_them(
+def test_serve_with_libpq_variables_works_and_keys_works_with_and_without_them(
     start: Start, folder: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     """The first start, by all of PostgreSQL's programs, included."""
@@ -101,7 +101,7 @@ def test_serve_with_libpqs_variables_answers_and_keys_go_along_with_or_without_t
     assert service.stop() == 0
 
 
-def test_keys_with_a_port_of_libpqs_go_along_with_serve_without_it(
+def test_keys_with_pgport_works_beside_serve_without_it(
     start: Start, folder: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = start(data_dir=data_dir).until_ready()
@@ -118,7 +118,7 @@ def assert_keys_go_along(service: Service, folder: Path, data_dir: Path) -> None
     assert made.stdout.startswith("iris_")
 
 
-def test_alembic_with_libpqs_variables_upgrades_the_embedded_database(
+def test_alembic_with_libpq_variables_upgrades_the_embedded_postgresql(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(ROOT / "alembic.ini", tmp_path)
@@ -138,7 +138,7 @@ def test_alembic_with_libpqs_variables_upgrades_the_embedded_database(
         assert result.returncode == 0, result.stderr
 
 
-def test_the_embedded_server_keeps_its_socket_though_its_configuration_names_another_port(
+def test_embedded_postgresql_with_another_port_in_its_configuration_keeps_its_socket(
     data_dir: Path,
 ) -> None:
     with provide_database(Settings(data_dir=data_dir)):

@@ -87,7 +87,7 @@ def _orphans_stay_zombies() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_orphans_stay_zombies")
 @WORKERS
-def test_serve_right_after_a_sigkill_of_service_and_postgresql_is_ready(
+def test_serve_right_after_a_sigkill_of_service_and_embedded_postgresql_is_ready(
     data_dir: Path, start: Start, workers: int
 ) -> None:
     service = start(data_dir=data_dir, workers=workers).until_ready()
@@ -103,7 +103,7 @@ def test_serve_right_after_a_sigkill_of_service_and_postgresql_is_ready(
 
 
 @pytest.mark.parametrize("name", LOCK_FILES)
-def test_a_start_gets_past_a_lock_file_that_names_another_living_process(
+def test_embedded_postgresql_starts_with_a_lock_file_of_another_live_process(
     used: Path, spawn: Spawn, name: str
 ) -> None:
     other = spawn("sleep", "60")
@@ -113,7 +113,7 @@ def test_a_start_gets_past_a_lock_file_that_names_another_living_process(
 
 
 @pytest.mark.parametrize("name", LOCK_FILES)
-def test_a_start_gets_past_a_lock_file_that_names_a_program_on_the_same_folder(
+def test_embedded_postgresql_starts_with_a_lock_file_of_a_program_on_the_same_folder(
     used: Path, spawn: Spawn, name: str
 ) -> None:
     """It is none of PostgreSQL's, though the folder is among its arguments."""
@@ -124,7 +124,7 @@ def test_a_start_gets_past_a_lock_file_that_names_a_program_on_the_same_folder(
 
 
 @pytest.mark.parametrize("name", LOCK_FILES)
-def test_a_start_gets_past_a_lock_file_that_names_a_zombie(
+def test_embedded_postgresql_starts_with_a_lock_file_of_a_zombie(
     used: Path, spawn: Spawn, name: str
 ) -> None:
     zombie = spawn("true")
@@ -140,14 +140,14 @@ def test_a_start_gets_past_a_lock_file_that_names_a_zombie(
         *product(LOCK_FILES[:1], ["\n", "0\n", "-\n", "99999999999\n", "4194303\n", "9" * 5000]),
     ],
 )
-def test_a_start_gets_past_a_lock_file_that_a_power_loss_has_spoilt(
+def test_embedded_postgresql_starts_with_a_corrupt_lock_file(
     used: Path, name: str, content: str
 ) -> None:
     (used / "postgres" / name).write_text(content)
     assert starts(used)
 
 
-def test_a_start_gets_past_what_is_left_of_a_socket_in_a_folder_of_its_own(
+def test_embedded_postgresql_starts_with_a_stale_socket_in_a_separate_folder(
     data_dir: Path, spawn: Spawn
 ) -> None:
     """Where the data directory's path is too long for a socket, it is in a short one."""
@@ -162,7 +162,7 @@ def test_a_start_gets_past_what_is_left_of_a_socket_in_a_folder_of_its_own(
     socket_dir.rmdir()
 
 
-def test_a_start_ends_an_orphan_that_runs_on(used: Path) -> None:
+def test_embedded_postgresql_start_ends_an_orphaned_postmaster(used: Path) -> None:
     """As setpriv would have ended it with its owner; it is not there on every system."""
     server = EmbeddedPostgres(used / "postgres")
     command = server._command()

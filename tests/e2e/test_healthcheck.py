@@ -36,20 +36,22 @@ def is_healthy(service: Service, host: str) -> bool:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", "localhost"])  # noqa: S104
-def test_a_service_that_is_ready_is_healthy_wherever_it_listens(
+def test_healthcheck_of_a_ready_service_on_any_host_succeeds(
     start: Start, database: URL, data_dir: Path, host: str
 ) -> None:
     service = start(**way_to(database), data_dir=data_dir, host=host, auth="keys")
     poll_until(lambda: is_healthy(service, host), "the service is healthy")
 
 
-def test_no_proxy_is_asked(begin: Callable[..., Service]) -> None:
+def test_healthcheck_ignores_proxy_variables(begin: Callable[..., Service]) -> None:
     proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"), NO_PROXY)
     result = check(IRIS_PORT=str(begin().port), no_proxy="", NO_PROXY="", **proxies)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_one_that_is_not_ready_says_why(start: Start, database: URL, tmp_path: Path) -> None:
+def test_healthcheck_of_a_service_that_is_not_ready_says_why(
+    start: Start, database: URL, tmp_path: Path
+) -> None:
     service = start(**way_to(database), data_dir=tmp_path)
     poll_until(lambda: service.answers("/livez"), "the service is alive")
     result = check(IRIS_PORT=str(service.port))
@@ -59,7 +61,7 @@ def test_one_that_is_not_ready_says_why(start: Start, database: URL, tmp_path: P
 
 
 @pytest.mark.parametrize("port", ["", "zebra", "tcp://10.96.12.3", "http://10.96.12.3:8000"])
-def test_one_that_is_not_there_is_named(port: str) -> None:
+def test_healthcheck_of_an_absent_service_names_host_and_port(port: str) -> None:
     port = port or str(free_port())
     result = check(IRIS_HOST="127.0.0.1", IRIS_PORT=port)
     assert result.returncode == 1
@@ -79,7 +81,7 @@ def test_one_that_is_not_there_is_named(port: str) -> None:
         ({"IRIS_HOST": "iris.example"}, ("iris.example", "8000")),
     ],
 )
-def test_an_address_is_that_of_the_settings(
+def test_healthcheck_takes_its_address_from_the_settings(
     environment: dict[str, str], address: tuple[str, str]
 ) -> None:
     assert runpy.run_path(str(SCRIPT))["address_of"](environment) == address

@@ -34,7 +34,7 @@ def ask(service: Service, path: str, token: str | None, body: Any = None) -> int
         connection.close()
 
 
-def test_keys_are_made_listed_and_revoked_beside_the_service(
+def test_keys_creates_lists_and_revokes_beside_a_running_service(
     start: Start, folder: Path, data_dir: Path
 ) -> None:
     service = start(data_dir=data_dir, auth="keys", key_cache_seconds=0.2).until_ready()
@@ -77,7 +77,7 @@ def test_keys_are_made_listed_and_revoked_beside_the_service(
         assert admin not in text
 
 
-def test_the_greeting_shows_how_to_make_a_key_and_send_it(
+def test_serve_with_auth_keys_prints_working_commands_to_create_and_send_an_api_key(
     start: Start, folder: Path, data_dir: Path
 ) -> None:
     service = start(data_dir=data_dir, auth="keys", log_format="console").until_ready()
@@ -96,7 +96,7 @@ def test_the_greeting_shows_how_to_make_a_key_and_send_it(
         )
 
 
-def test_keys_are_made_before_the_service_has_ever_run(folder: Path, tmp_path: Path) -> None:
+def test_keys_create_works_before_the_first_serve(folder: Path, tmp_path: Path) -> None:
     data_dir = tmp_path / "new"
     assert run(folder, "migrate", data_dir=data_dir).returncode == 0
     token = keys(folder, data_dir, "create", "--client", "one", "--days", "30").strip()
@@ -105,7 +105,7 @@ def test_keys_are_made_before_the_service_has_ever_run(folder: Path, tmp_path: P
     assert re.search(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2} +- *$", row)
 
 
-def test_a_token_is_all_of_standard_output_where_the_log_is_json(
+def test_keys_create_with_a_json_log_writes_only_the_token_to_standard_output(
     folder: Path, tmp_path: Path
 ) -> None:
     settings = {"data_dir": tmp_path / "new", "log_format": "json"}
@@ -123,7 +123,7 @@ def test_a_token_is_all_of_standard_output_where_the_log_is_json(
         (["create", "--client", "one"], ["iris-api migrate"]),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_sentence(
+def test_keys_with_an_unknown_number_or_without_migrate_exits_with_one_sentence(
     folder: Path, tmp_path: Path, arguments: list[str], words: list[str]
 ) -> None:
     data_dir = tmp_path / "new"
@@ -149,7 +149,9 @@ def test_what_cannot_be_done_is_said_in_one_sentence(
         ["revoke", str(2**63)],
     ],
 )
-def test_a_wrong_call_makes_nothing(folder: Path, tmp_path: Path, arguments: list[str]) -> None:
+def test_keys_with_invalid_arguments_exits_with_2_and_creates_nothing(
+    folder: Path, tmp_path: Path, arguments: list[str]
+) -> None:
     result = run(folder, "keys", *arguments, data_dir=tmp_path / "new")
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
@@ -158,7 +160,7 @@ def test_a_wrong_call_makes_nothing(folder: Path, tmp_path: Path, arguments: lis
 
 
 @pytest.mark.parametrize("client", ["", "a\tb", "x" * 101])
-def test_a_client_without_a_proper_name_is_told_the_rule(
+def test_keys_create_with_an_invalid_client_name_says_what_is_valid(
     folder: Path, tmp_path: Path, client: str
 ) -> None:
     result = run(folder, "keys", "create", "--client", client, data_dir=tmp_path / "new")
@@ -167,7 +169,9 @@ def test_a_client_without_a_proper_name_is_told_the_rule(
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104, that is what is refused
-def test_who_would_serve_everybody_has_to_say_so(start: Start, data_dir: Path, host: str) -> None:
+def test_serve_on_all_addresses_without_auth_set_exits_with_one_sentence(
+    start: Start, data_dir: Path, host: str
+) -> None:
     service = start(data_dir=data_dir, host=host)
     assert service.wait() == 1
     assert_one_clear_sentence(service.errors, host, "IRIS_AUTH", "iris-api keys create", "`off`")
@@ -175,7 +179,9 @@ def test_who_would_serve_everybody_has_to_say_so(start: Start, data_dir: Path, h
 
 
 @pytest.mark.parametrize(("auth", "status"), [("off", 200), ("keys", 401)])
-def test_who_says_so_serves_everybody(start: Start, data_dir: Path, auth: str, status: int) -> None:
+def test_serve_on_all_addresses_with_auth_set_serves(
+    start: Start, data_dir: Path, auth: str, status: int
+) -> None:
     service = start(data_dir=data_dir, host="0.0.0.0", auth=auth).until_ready()  # noqa: S104
     assert ask(service, "/predict", None, BODY) == status
     assert service.stop() == 0

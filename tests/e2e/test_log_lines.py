@@ -31,7 +31,7 @@ def line_of(service: Service, request_id: str) -> dict[str, Any]:
     return line
 
 
-async def test_each_request_is_a_line_of_json_with_its_id(service: Service) -> None:
+async def test_log_has_one_json_line_per_request_with_its_request_id(service: Service) -> None:
     async with service.client() as client:
         for path, status, body in [
             ("/predict", 200, FLOWER),
@@ -52,7 +52,7 @@ async def test_each_request_is_a_line_of_json_with_its_id(service: Service) -> N
     assert "secret-label" not in service.errors
 
 
-def test_what_nobody_reads_at_a_terminal_is_in_the_log_alone(folder: Path, tmp_path: Path) -> None:
+def test_migrate_without_a_terminal_writes_only_the_json_log(folder: Path, tmp_path: Path) -> None:
     result = run(folder, "migrate", data_dir=tmp_path / "data")
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
@@ -60,7 +60,7 @@ def test_what_nobody_reads_at_a_terminal_is_in_the_log_alone(folder: Path, tmp_p
     assert events[-1].startswith("The schema is at revision ")
 
 
-def test_who_sits_at_a_terminal_is_told_in_lines(folder: Path, tmp_path: Path) -> None:
+def test_migrate_at_a_terminal_prints_text_on_standard_output(folder: Path, tmp_path: Path) -> None:
     main, terminal = os.openpty()
     with os.fdopen(main, "rb") as output:
         process = subprocess.run(
@@ -81,7 +81,7 @@ def test_who_sits_at_a_terminal_is_told_in_lines(folder: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("condition", ["1 / (prediction - prediction) = 1", "sepal_length < 5"])
 @pytest.mark.parametrize(("path", "body"), [("", FLOWER), ("/batch", {"items": [FLOWER] * 2})])
-async def test_a_row_that_postgresql_refuses_is_logged_with_its_words_but_without_the_input(
+async def test_log_of_a_row_that_postgresql_refuses_has_the_sqlstate_without_the_input(
     service: Service, service_database: URL, condition: str, path: str, body: dict[str, Any]
 ) -> None:
     broken = f"ADD CONSTRAINT broken CHECK ({condition}) NOT VALID"
@@ -98,7 +98,7 @@ async def test_a_row_that_postgresql_refuses_is_logged_with_its_words_but_withou
 
 
 @pytest.mark.parametrize("path", ["", "/{id}"])
-async def test_an_unexpected_failure_is_logged_whole_but_without_the_input(
+async def test_log_of_an_unhandled_error_has_the_traceback_without_the_input(
     service: Service, service_database: URL, path: str
 ) -> None:
     """The trace is there for the operators; what the client sent and the settings are not."""

@@ -135,7 +135,7 @@ def proxy(tmp_path: Path) -> Iterator[Proxy]:
 @pytest.mark.parametrize(
     ("method", "headers", "replicas"), [("GET", {}, 2), ("POST", {}, 1), ("POST", KEY, 1)]
 )
-def test_replicas_that_are_busy_say_so_themselves(
+def test_nginx_with_overloaded_replicas_passes_on_their_503(
     proxy: Proxy, method: str, headers: dict[str, str], replicas: int
 ) -> None:
     """However often. Only what reads is sent to the other one as well."""
@@ -146,14 +146,14 @@ def test_replicas_that_are_busy_say_so_themselves(
         assert proxy.asked() == replicas
 
 
-def test_a_replica_that_dies_is_not_noticed_by_who_reads(proxy: Proxy) -> None:
+def test_nginx_retries_get_when_a_replica_hangs_up(proxy: Proxy) -> None:
     proxy.replicas[0].does = "hang up"
     for _ in range(10):
         assert proxy.ask("GET", "/predictions")[0] == 200
 
 
 @pytest.mark.parametrize("headers", [{}, KEY])
-def test_a_replica_that_dies_leaves_the_outcome_unknown(
+def test_nginx_with_post_to_a_replica_that_hangs_up_is_outcome_unknown_without_a_retry(
     proxy: Proxy, headers: dict[str, str]
 ) -> None:
     """Sent to the other as well, it might be stored twice, or be refused, which would hide that."""
@@ -169,7 +169,9 @@ def test_a_replica_that_dies_leaves_the_outcome_unknown(
 
 
 @pytest.mark.parametrize("headers", [{}, KEY])
-def test_a_replica_that_is_not_there_is_not_noticed(proxy: Proxy, headers: dict[str, str]) -> None:
+def test_nginx_sends_post_to_the_other_replica_when_one_is_down(
+    proxy: Proxy, headers: dict[str, str]
+) -> None:
     proxy.replicas[0].vanish()
     for _ in range(10):
         assert proxy.ask("POST", "/predict", headers=headers)[0] == 200
@@ -177,7 +179,7 @@ def test_a_replica_that_is_not_there_is_not_noticed(proxy: Proxy, headers: dict[
 
 @pytest.mark.parametrize(("method", "slug"), [("GET", "unavailable"), ("POST", "outcome-unknown")])
 @pytest.mark.parametrize("headers", [{}, KEY])
-def test_without_any_replica_the_answer_has_the_same_form(
+def test_nginx_without_any_replica_is_503_with_a_problem(
     proxy: Proxy, method: str, slug: str, headers: dict[str, str]
 ) -> None:
     for replica in proxy.replicas:
@@ -187,15 +189,13 @@ def test_without_any_replica_the_answer_has_the_same_form(
 
 
 @pytest.mark.parametrize("headers", [{}, KEY])
-def test_a_body_passes_as_far_as_the_service_takes_it(
-    proxy: Proxy, headers: dict[str, str]
-) -> None:
+def test_nginx_has_the_body_limit_of_the_service(proxy: Proxy, headers: dict[str, str]) -> None:
     assert proxy.ask("POST", "/predict/batch", b" " * 2**22, headers) == (200, {"size": 2**22})
     status, body = proxy.ask("POST", "/predict/batch", b" " * (2**22 + 1), headers)
     assert (status, body["type"]) == (413, "urn:iris-api:problem:body-too-large")
 
 
-def test_a_head_passes_as_far_as_the_service_takes_it(proxy: Proxy) -> None:
+def test_nginx_has_the_request_head_limit_of_the_service(proxy: Proxy) -> None:
     assert proxy.ask("GET", "/model", headers={"X": "x" * 60_000})[0] == 200
     status, body = proxy.ask("GET", "/model", headers={"X": "x" * 140_000})
     assert (status, body["type"]) == (431, "urn:iris-api:problem:headers-too-large")

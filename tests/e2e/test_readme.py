@@ -42,12 +42,12 @@ def without_what_varies(value: object) -> Any:
     return pytest.approx(value) if isinstance(value, float) else value
 
 
-def test_the_settings_table_is_the_settings() -> None:
+def test_settings_page_lists_all_settings_with_their_defaults() -> None:
     [table] = re.findall(r"<!-- settings: .+ -->\n(.*)\n<!-- /settings -->", SETTINGS, re.DOTALL)
     assert table.strip() == settings_table()
 
 
-def test_there_are_commands_to_run() -> None:
+def test_readme_and_http_api_page_have_four_console_examples() -> None:
     assert len(CONSOLE) == 4
 
 
@@ -66,7 +66,9 @@ def run_console(command: str, service: Service) -> str:
 
 
 @pytest.mark.parametrize(("command", "shown"), CONSOLE)
-def test_a_command_answers_as_shown(asked: Service, command: str, shown: str) -> None:
+def test_documented_console_example_returns_the_response_shown(
+    asked: Service, command: str, shown: str
+) -> None:
     answered = json.loads(run_console(command, asked))
     expected = json.loads(shown)
     assert without_what_varies(answered) == without_what_varies(expected)
@@ -74,7 +76,7 @@ def test_a_command_answers_as_shown(asked: Service, command: str, shown: str) ->
         assert list(answered) == list(expected)
 
 
-def test_make_run_serves(tmp_path: Path) -> None:
+def test_make_run_serves_predictions(tmp_path: Path) -> None:
     """README's first command, with this environment in the place of .venv."""
     Path(sys.prefix, ".installed").touch()
     output = tmp_path / "output"
@@ -96,7 +98,9 @@ def test_make_run_serves(tmp_path: Path) -> None:
         process.wait(60)
 
 
-def test_a_model_of_ones_own_takes_the_place(start: Start, tmp_path: Path) -> None:
+def test_serve_with_the_custom_ml_model_of_the_models_page_uses_it(
+    start: Start, tmp_path: Path
+) -> None:
     script = OWN_MODEL.replace(".iris/model", str(tmp_path / "data" / "model"))
     printed = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True

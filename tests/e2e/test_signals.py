@@ -18,7 +18,7 @@ from tests.support.service_processes import workers_of
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_the_delay(
+def test_serve_after_a_second_signal_stops_at_once(
     begin: Callable[..., Service], second: signal.Signals
 ) -> None:
     service = begin(shutdown_delay=10 * LONG)
@@ -29,7 +29,7 @@ def test_a_second_signal_ends_the_delay(
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_the_delay_of_all_workers(
+def test_serve_with_workers_after_a_second_signal_stops_at_once(
     begin: Callable[..., Service], second: signal.Signals
 ) -> None:
     service = begin(workers=2, shutdown_delay=10 * LONG)
@@ -54,7 +54,7 @@ def test_a_second_signal_ends_the_delay_of_all_workers(
 
 
 @WORKERS
-def test_the_keys_of_a_terminal_stop_it_at_once(
+def test_serve_at_ctrl_c_to_the_process_group_stops_at_once(
     begin: Callable[..., Service], workers: int
 ) -> None:
     """Ctrl-C goes to all processes of the group."""
@@ -65,7 +65,7 @@ def test_the_keys_of_a_terminal_stop_it_at_once(
 
 @WORKERS
 @pytest.mark.parametrize("delay", [0, 3])
-def test_a_terminal_that_is_closed_stops_it_by_degrees(
+def test_serve_at_sighup_to_the_process_group_stops_after_the_shutdown_delay(
     begin: Callable[..., Service], workers: int, delay: int
 ) -> None:
     """SIGHUP goes to all processes of the group, and again, from the shell, to the first."""
@@ -77,9 +77,7 @@ def test_a_terminal_that_is_closed_stops_it_by_degrees(
     assert_ends(service, delay)
 
 
-def test_nohup_keeps_it_though_the_terminal_is_closed(
-    begin_interpreter: Callable[..., Service],
-) -> None:
+def test_serve_with_nohup_ignores_sighup(begin_interpreter: Callable[..., Service]) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as the service inherits it
     try:
         service = begin_interpreter(workers=2)
@@ -92,7 +90,7 @@ def test_nohup_keeps_it_though_the_terminal_is_closed(
 
 
 @WORKERS
-def test_sigint_to_the_service_alone_stops_it_by_its_end(
+def test_serve_at_sigint_to_its_first_process_alone_stops_all_processes(
     begin: Callable[..., Service], workers: int
 ) -> None:
     service = begin(workers=workers, shutdown_delay=1)

@@ -38,12 +38,12 @@ def trickle(raw: Raw, data: bytes) -> Callable[[], None]:
     return thread.join
 
 
-def test_a_head_that_stops_is_answered_and_closed(raw: Raw) -> None:
+def test_connection_with_a_stalled_head_is_408(raw: Raw) -> None:
     raw.send(b"POST /predict HTTP/1.1\r\nHost: ir")
     assert "1 s" in raw.refusal(408, "request-timeout")["detail"]
 
 
-def test_a_head_that_trickles_in_is_answered_and_closed(raw: Raw) -> None:
+def test_connection_with_a_trickled_head_is_408(raw: Raw) -> None:
     wait = trickle(raw, HEAD * 10)
     raw.refusal(408, "request-timeout")
     wait()
@@ -52,7 +52,7 @@ def test_a_head_that_trickles_in_is_answered_and_closed(raw: Raw) -> None:
 @pytest.mark.parametrize(
     "body", [b"Content-Length: 100\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n5\r\n{"]
 )
-def test_a_body_that_stops_is_answered_and_closed(
+def test_connection_with_a_stalled_body_is_408(
     raw: Raw, service_database: URL, body: bytes
 ) -> None:
     before = count_predictions(service_database)
@@ -61,7 +61,7 @@ def test_a_body_that_stops_is_answered_and_closed(
     assert count_predictions(service_database) == before
 
 
-def test_a_body_that_trickles_in_is_answered_and_closed(raw: Raw, service_database: URL) -> None:
+def test_connection_with_a_trickled_body_is_408(raw: Raw, service_database: URL) -> None:
     before = count_predictions(service_database)
     raw.send(HEAD, b"Content-Length: %d\r\n\r\n" % len(BODY))
     wait = trickle(raw, BODY)
@@ -70,30 +70,30 @@ def test_a_body_that_trickles_in_is_answered_and_closed(raw: Raw, service_databa
     assert count_predictions(service_database) == before
 
 
-def test_a_client_that_says_nothing_is_told_nothing(raw: Raw) -> None:
+def test_connection_without_a_request_is_closed_without_a_response(raw: Raw) -> None:
     assert raw.is_closed()
 
 
-def test_a_client_that_says_nothing_but_blank_lines_is_told_nothing(raw: Raw) -> None:
+def test_connection_with_only_blank_lines_is_closed_without_a_response(raw: Raw) -> None:
     wait = trickle(raw, b"\r\n" * 100)
     assert raw.is_closed()
     wait()
 
 
-def test_a_client_that_says_nothing_more_is_told_nothing(raw: Raw) -> None:
+def test_connection_idle_after_a_request_is_closed_without_a_response(raw: Raw) -> None:
     raw.send(GET)
     assert raw.answer().status == 200
     assert raw.is_closed()
 
 
-def test_a_second_head_that_stops_is_answered_and_closed(raw: Raw) -> None:
+def test_connection_with_a_stalled_second_head_is_408(raw: Raw) -> None:
     raw.send(GET)
     assert raw.answer().status == 200
     raw.send(GET[:10])
     raw.refusal(408, "request-timeout")
 
 
-def test_blank_lines_after_a_request_do_not_keep_a_connection(strict: Service) -> None:
+def test_connection_with_blank_lines_after_a_request_is_closed(strict: Service) -> None:
     with connected(strict, patience=10) as raw:
         raw.send(GET)
         assert raw.answer().status == 200
@@ -101,9 +101,7 @@ def test_blank_lines_after_a_request_do_not_keep_a_connection(strict: Service) -
         assert raw.is_closed()
 
 
-def test_a_body_that_goes_on_behind_its_answer_does_not_keep_a_connection(
-    strict: Service,
-) -> None:
+def test_connection_with_a_body_that_continues_after_its_413_is_closed(strict: Service) -> None:
     with connected(strict, patience=10) as raw:
         raw.send(HEAD, b"Content-Length: %d\r\n\r\n" % (2 * MEGABYTE))
         assert raw.answer().status == 413
@@ -111,12 +109,12 @@ def test_a_body_that_goes_on_behind_its_answer_does_not_keep_a_connection(
         assert raw.is_closed()
 
 
-def test_a_head_that_is_too_large_is_refused(raw: Raw) -> None:
+def test_request_head_that_is_too_large_is_431(raw: Raw) -> None:
     raw.send(GET[:-2], b"X: " + b"x" * 2 * MOST_HEADER_BYTES)
     assert str(MOST_HEADER_BYTES) in raw.refusal(431, "headers-too-large")["detail"]
 
 
-def test_a_head_that_grows_too_large_is_refused(raw: Raw) -> None:
+def test_request_head_that_grows_too_large_is_431(raw: Raw) -> None:
     raw.send(GET[:-2])
     with pytest.raises(OSError):  # noqa: PT011, PT012, the server has closed it at some turn
         for number in range(1_000_000):
@@ -124,7 +122,7 @@ def test_a_head_that_grows_too_large_is_refused(raw: Raw) -> None:
     assert raw.answer().status == 431
 
 
-def test_a_large_head_that_fits_is_taken(raw: Raw) -> None:
+def test_request_head_just_below_the_limit_is_200(raw: Raw) -> None:
     raw.send(GET[:-2], b"X: " + b"x" * (MOST_HEADER_BYTES - 100) + b"\r\n\r\n")
     assert raw.answer().status == 200
 
@@ -142,7 +140,7 @@ NOT_HTTP = {
 
 
 @pytest.mark.parametrize("data", NOT_HTTP.values(), ids=NOT_HTTP.keys())
-def test_what_is_not_http_is_answered_and_closed(raw: Raw, data: bytes) -> None:
+def test_connection_with_malformed_http_is_400_and_closed(raw: Raw, data: bytes) -> None:
     raw.send(data)
     detail = raw.refusal(400, "malformed-request")["detail"]
     assert "HTTP/1.1" in detail
@@ -157,7 +155,7 @@ def resident_bytes(service: Service) -> int:
     return int(line.split()[1]) * 1024
 
 
-def test_a_huge_body_is_refused_and_takes_no_memory(strict: Service, raw: Raw) -> None:
+def test_body_of_100_mb_is_413_and_takes_no_memory(strict: Service, raw: Raw) -> None:
     chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
     with connected(strict) as first:  # what the first body costs for good does not count
         first.send(HEAD, b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 20)
@@ -178,7 +176,7 @@ def test_a_huge_body_is_refused_and_takes_no_memory(strict: Service, raw: Raw) -
     assert raw.answer().status == 200
 
 
-def test_a_patient_client_is_served_while_slow_ones_stall(strict: Service) -> None:
+def test_predict_beside_200_stalled_connections_is_200(strict: Service) -> None:
     patient = HTTPConnection("127.0.0.1", strict.port, timeout=30)
     with ExitStack() as stack:
         stack.callback(patient.close)
@@ -194,7 +192,7 @@ def test_a_patient_client_is_served_while_slow_ones_stall(strict: Service) -> No
             raw.refusal(408, "request-timeout")
 
 
-def test_past_the_connections_others_are_refused_until_one_leaves(
+def test_connection_beyond_max_connections_is_503_until_another_closes(
     start: Callable[..., Service], database: URL, data_dir: Path
 ) -> None:
     service = start(

@@ -58,7 +58,9 @@ def ask_and_do_not_read(raw: Raw, request: bytes) -> None:
 
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/livez", "/nowhere"])
-def test_a_connection_whose_answers_nobody_reads_is_ended(impatient: Service, path: str) -> None:
+def test_connection_with_unread_responses_is_closed_after_the_request_timeout(
+    impatient: Service, path: str
+) -> None:
     with reluctant(impatient) as raw:
         ask_and_do_not_read(raw, get(path))
         poll_until(lambda: not is_established(impatient, raw), "the connection is ended")
@@ -66,7 +68,7 @@ def test_a_connection_whose_answers_nobody_reads_is_ended(impatient: Service, pa
     assert "exception" not in impatient.errors
 
 
-def test_who_reads_slowly_but_reads_gets_everything(
+def test_connection_that_reads_slowly_gets_all_responses(
     database: URL, data_dir: Path, folder: Path
 ) -> None:
     """For longer than an answer may take: what counts is that something is read."""
@@ -83,7 +85,7 @@ def test_who_reads_slowly_but_reads_gets_everything(
     assert time.monotonic() - began > allowed
 
 
-def test_the_process_ends_although_somebody_does_not_read(
+def test_serve_with_an_unread_response_stops_at_the_second_sigint(
     database: URL, data_dir: Path, folder: Path
 ) -> None:
     with (

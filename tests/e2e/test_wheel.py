@@ -24,7 +24,7 @@ def wheel(tmp_path: Path) -> Path:
     return wheel
 
 
-def test_the_wheel_carries_the_migrations_and_nothing_of_the_checkout(
+def test_wheel_contains_the_migrations_and_migrates_without_the_checkout(
     wheel: Path, empty_database: URL, tmp_path: Path
 ) -> None:
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"

@@ -58,7 +58,7 @@ def metrics_folder(temporary: Path) -> Path:
     return folder
 
 
-async def test_two_workers_share_the_work_and_the_metrics(
+async def test_workers_share_the_requests_and_the_metrics(
     start: Start, database: URL, connection: asyncpg.Connection, data_dir: Path
 ) -> None:
     way = way_to(database)
@@ -80,7 +80,9 @@ async def test_two_workers_share_the_work_and_the_metrics(
     assert "Traceback" not in service.errors
 
 
-def test_a_worker_that_dies_is_replaced_at_once_and_told_of(begin: Callable[..., Service]) -> None:
+def test_worker_that_is_killed_is_replaced_at_once_and_logged(
+    begin: Callable[..., Service],
+) -> None:
     service = begin(workers=WORKERS)
     victim, other = workers_of(service)
     send(signal.SIGKILL, [victim])
@@ -93,7 +95,7 @@ def test_a_worker_that_dies_is_replaced_at_once_and_told_of(begin: Callable[...,
 
 
 @pytest.mark.parametrize("index", range(WORKERS))
-def test_a_worker_that_dies_before_it_was_looked_at_twice_does_not_end_the_service(
+def test_worker_killed_right_after_its_start_is_replaced(
     start: Start, database: URL, data_dir: Path, index: int
 ) -> None:
     service = start(**way_to(database), data_dir=data_dir, workers=WORKERS).until_ready()
@@ -104,7 +106,7 @@ def test_a_worker_that_dies_before_it_was_looked_at_twice_does_not_end_the_servi
     assert service.stop() == 0
 
 
-def test_sigttin_begins_one_worker_more(begin: Callable[..., Service]) -> None:
+def test_supervisor_at_sigttin_starts_one_more_worker(begin: Callable[..., Service]) -> None:
     service = begin(workers=WORKERS)
     service.process.send_signal(signal.SIGTTIN)
     until_heard(service, WORKERS + 1)
@@ -112,7 +114,7 @@ def test_sigttin_begins_one_worker_more(begin: Callable[..., Service]) -> None:
     assert service.stop() == 0
 
 
-def test_a_worker_that_hangs_is_replaced(begin: Callable[..., Service]) -> None:
+def test_worker_that_hangs_is_replaced(begin: Callable[..., Service]) -> None:
     service = begin(workers=WORKERS)
     victim, _ = workers_of(service)
     send(signal.SIGSTOP, [victim])
@@ -122,7 +124,7 @@ def test_a_worker_that_hangs_is_replaced(begin: Callable[..., Service]) -> None:
     assert service.stop() == 0
 
 
-def test_a_worker_that_takes_long_to_begin_is_waited_for(begin: Callable[..., Service]) -> None:
+def test_worker_that_starts_slowly_is_not_replaced(begin: Callable[..., Service]) -> None:
     service = begin(workers=WORKERS)
     victim, other = workers_of(service)
     send(signal.SIGKILL, [victim])
@@ -136,7 +138,7 @@ def test_a_worker_that_takes_long_to_begin_is_waited_for(begin: Callable[..., Se
     assert service.stop() == 0
 
 
-def test_workers_that_cannot_begin_are_begun_ever_less_often_and_why_is_told(
+def test_workers_that_cannot_start_are_restarted_with_backoff_and_a_logged_hint(
     begin_interpreter: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "broken"
@@ -157,7 +159,7 @@ def test_workers_that_cannot_begin_are_begun_ever_less_often_and_why_is_told(
     assert service.stop() == 0
 
 
-async def test_workers_without_their_folder_of_metrics_serve_and_say_that_they_share_none(
+async def test_workers_without_the_metrics_folder_serve_and_log_that_metrics_are_not_shared(
     begin: Callable[..., Service], temporary: Path
 ) -> None:
     service = begin(workers=WORKERS)
@@ -174,7 +176,7 @@ async def test_workers_without_their_folder_of_metrics_serve_and_say_that_they_s
     assert service.stop() == 0
 
 
-async def test_workers_that_are_killed_again_and_again_add_no_files_and_lose_no_counts(
+async def test_workers_killed_repeatedly_add_no_metrics_files_and_lose_no_counts(
     begin: Callable[..., Service], temporary: Path
 ) -> None:
     service = begin(workers=WORKERS)
@@ -190,7 +192,7 @@ async def test_workers_that_are_killed_again_and_again_add_no_files_and_lose_no_
     assert not folder.exists()
 
 
-async def test_serve_with_no_folder_for_temporary_files_serves_and_says_that_metrics_are_not_shared(
+async def test_serve_without_a_temporary_folder_serves_and_logs_that_metrics_are_not_shared(
     start_interpreter: Start, database: URL, data_dir: Path, folder: Path
 ) -> None:
     os.mkfifo(folder / "serve-0.err")
@@ -209,14 +211,14 @@ async def test_serve_with_no_folder_for_temporary_files_serves_and_says_that_met
     assert "No usable temporary directory found" in text
 
 
-def test_a_worker_that_hangs_does_not_keep_the_service(begin: Callable[..., Service]) -> None:
+def test_serve_at_sigterm_with_a_hung_worker_stops_in_time(begin: Callable[..., Service]) -> None:
     service = begin(workers=WORKERS, shutdown_delay=0, shutdown_timeout=1)
     send(signal.SIGSTOP, workers_of(service)[:1])
     service.process.send_signal(signal.SIGTERM)
     assert_ends(service, 1 + 2.5)
 
 
-def test_workers_end_with_their_parent_though_it_was_killed(
+def test_workers_end_when_the_supervisor_is_killed(
     begin: Callable[..., Service], temporary: Path
 ) -> None:
     service = begin(workers=WORKERS)
@@ -228,7 +230,7 @@ def test_workers_end_with_their_parent_though_it_was_killed(
     begin(workers=WORKERS, port=service.port)
 
 
-def test_a_worker_that_hangs_when_there_are_to_be_fewer_does_not_hold_up_the_parent(
+def test_supervisor_at_sigttou_with_hung_workers_replaces_one_and_stops(
     start: Start, database: URL, data_dir: Path
 ) -> None:
     service = start(

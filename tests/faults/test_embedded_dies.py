@@ -16,7 +16,7 @@ APART = SECONDS_OF_ENDS / (MOST_ENDS - 1) + 0.5
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_embedded_postmaster_is_killed(
+def test_embedded_postgresql_killed_under_load_loses_no_prediction(
     open_embedded_trial: Callable[[str], tuple[Trial, EmbeddedServer]], workers: int
 ) -> None:
     trial, server = open_embedded_trial(f"SIGKILL of the embedded postmaster, {workers} workers")

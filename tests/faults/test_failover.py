@@ -17,7 +17,7 @@ from tests.support.proxy import Proxy
 from tests.support.service import Service, assert_one_clear_sentence, poll_until
 
 
-def test_a_standby_takes_over(open_trial: OpenTrial) -> None:
+def test_failover_to_a_synchronous_standby_loses_no_prediction(open_trial: OpenTrial) -> None:
     trial = open_trial("failover to a standby")
     with proxy_before(trial.postgres) as proxy:
         service = trial.serve(proxy.port)
@@ -69,7 +69,7 @@ def following(trial: Trial) -> Iterator[Postgres]:
 
 
 @pytest.mark.parametrize("parameter", ["fsync", "full_page_writes", "synchronous_commit"])
-def test_a_server_that_may_lose_something_is_left_alone(
+def test_failover_to_a_server_with_unsafe_settings_is_database_unsafe(
     open_trial: OpenTrial, parameter: str
 ) -> None:
     """At the start, and where it takes the place of another later on."""

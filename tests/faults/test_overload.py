@@ -23,7 +23,9 @@ _SLOW_COMMITS = """
 """
 
 
-def test_ten_times_the_capacity_is_asked_for(open_trial: OpenTrial) -> None:
+def test_service_under_ten_times_its_capacity_refuses_in_time_and_keeps_its_memory(
+    open_trial: OpenTrial,
+) -> None:
     """Ten rows to a commit of 0.2 s make a capacity of 50/s, whatever the machine."""
     trial = open_trial("ten times the capacity")
     trial.postgres.execute(_SLOW_COMMITS)

@@ -11,7 +11,7 @@ from tests.faults.storms import LAZY_LOG, kill_postgresql
 from tests.support.processes import send
 
 
-def test_postgresql_is_restarted(open_trial: OpenTrial) -> None:
+def test_postgresql_restarted_under_load_loses_no_prediction(open_trial: OpenTrial) -> None:
     trial = open_trial("pg_ctl restart -m immediate")
     service = trial.serve()
     with trial.load(service.port):
@@ -22,7 +22,7 @@ def test_postgresql_is_restarted(open_trial: OpenTrial) -> None:
     trial.conclude(service.port, UNAVAILABLE, UNKNOWN, *HELD_UP)
 
 
-def test_postgresql_is_killed(open_trial: OpenTrial) -> None:
+def test_postgresql_killed_under_load_loses_no_prediction(open_trial: OpenTrial) -> None:
     """As the test does that must lose, but with PostgreSQL's own ``synchronous_commit``."""
     trial = open_trial("SIGKILL of PostgreSQL", *LAZY_LOG)
     service = trial.serve()
@@ -30,7 +30,7 @@ def test_postgresql_is_killed(open_trial: OpenTrial) -> None:
     trial.conclude(service.port, UNAVAILABLE, UNKNOWN, *HELD_UP)
 
 
-def test_a_backend_is_killed(open_trial: OpenTrial) -> None:
+def test_postgresql_backend_killed_under_load_loses_no_prediction(open_trial: OpenTrial) -> None:
     """PostgreSQL then ends all the others too, and recovers as after a crash."""
     trial = open_trial("SIGKILL of a backend")
     service = trial.serve()

@@ -17,7 +17,9 @@ from tests.support.service_processes import assert_not_ready, is_not_ready
 from tests.support.wire import get
 
 
-def test_postgresql_takes_fewer_connections_than_the_pool_has(open_trial: OpenTrial) -> None:
+def test_postgresql_with_a_connection_limit_below_the_pool_loses_no_prediction(
+    open_trial: OpenTrial,
+) -> None:
     trial = open_trial("connection limit below the pool", unpooled="it has connections of its own")
     trial.postgres.execute("ALTER ROLE iris CONNECTION LIMIT 3")
     service = trial.serve()
@@ -34,7 +36,9 @@ def test_postgresql_takes_fewer_connections_than_the_pool_has(open_trial: OpenTr
     assert verdict.whys[UNAVAILABLE] > 0, "the limit was none"
 
 
-def test_the_table_is_locked(open_trial: OpenTrial) -> None:
+def test_postgresql_with_a_locked_table_makes_the_service_not_ready_until_released(
+    open_trial: OpenTrial,
+) -> None:
     trial = open_trial("table lock")
     service = trial.serve()
     mixes = [Mix(key_every=3, batch_every=3)]  # never both
@@ -55,7 +59,9 @@ def outlast_refusals(trial: Trial, service: Service, duration: float, *words: st
         assert_not_ready(service.port, *words)
 
 
-def test_postgresql_takes_no_writes(open_trial: OpenTrial) -> None:
+def test_postgresql_that_is_read_only_makes_the_service_not_ready_until_writable(
+    open_trial: OpenTrial,
+) -> None:
     """As a primary does that has been made a standby while its connections stay open."""
     trial = open_trial("read-only")
     service = trial.serve()
@@ -76,7 +82,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def test_the_disk_is_full(small_disk: Path, open_trial: OpenTrial) -> None:
+def test_postgresql_with_a_full_disk_makes_the_service_not_ready_until_freed(
+    small_disk: Path, open_trial: OpenTrial
+) -> None:
     trial = open_trial("disk full", where=small_disk)
     service = trial.serve()
     ballast = small_disk / "ballast"

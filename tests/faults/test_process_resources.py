@@ -47,7 +47,7 @@ def fill(folder: Path) -> None:
                 assert error.errno == errno.ENOSPC  # noqa: PT017, it comes at the end of each
 
 
-def test_the_temporary_folder_is_full(
+def test_workers_killed_with_a_full_temporary_folder_are_replaced_and_log_it(
     temporary: Path, open_trial: OpenTrial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = open_trial("temporary folder full")
@@ -89,7 +89,7 @@ def assert_told(service: Service, folder: Path) -> None:
         assert word in lines[0]
 
 
-def test_file_descriptors_are_scarce_and_workers_are_killed(open_trial: OpenTrial) -> None:
+def test_workers_killed_with_scarce_file_descriptors_are_replaced(open_trial: OpenTrial) -> None:
     trial = open_trial(f"{MOST_FILES} open files, workers killed")
     service = trial.start(workers=WORKERS)
     # In time: it raises its own limit, as far as this one, when it has imported the application.

@@ -28,7 +28,7 @@ PAGES = 100
 """Of some 200 kB each: more than the systems at both ends keep for one who does not read."""
 
 
-def test_a_worker_is_killed(open_trial: OpenTrial) -> None:
+def test_worker_killed_under_load_loses_no_prediction(open_trial: OpenTrial) -> None:
     trial = open_trial("SIGKILL of a worker")
     service = trial.serve(workers=WORKERS)
     for _ in trial.rounds(50):
@@ -44,7 +44,7 @@ def test_a_worker_is_killed(open_trial: OpenTrial) -> None:
     assert service.stop() == 0
 
 
-def test_the_service_is_killed_and_started_again(open_trial: OpenTrial) -> None:
+def test_service_killed_and_restarted_under_load_loses_no_prediction(open_trial: OpenTrial) -> None:
     trial = open_trial("SIGKILL of the service")
     service = trial.serve()
     with trial.load(service.port):
@@ -57,7 +57,9 @@ def test_the_service_is_killed_and_started_again(open_trial: OpenTrial) -> None:
     trial.conclude(service.port, LOST, REFUSED)
 
 
-def test_the_service_is_told_to_end(open_trial: OpenTrial) -> None:
+def test_service_at_sigterm_with_stalled_clients_stops_in_time_and_loses_no_prediction(
+    open_trial: OpenTrial,
+) -> None:
     trial = open_trial("SIGTERM, with stalled clients")
     timeout = scaled(8, at_least=2)  # seconds; a whole number, and 8 by default
     bounds: dict[str, Any] = {
@@ -144,7 +146,9 @@ def pages_answered(service: Service) -> float:
     return sum(map(float, found))
 
 
-def test_replicas_are_replaced_behind_nginx(open_trial: OpenTrial) -> None:
+def test_nginx_during_a_rolling_restart_of_replicas_passes_on_no_failure(
+    open_trial: OpenTrial,
+) -> None:
     trial = open_trial("rolling restart behind nginx")
     replicas = [trial.start(), trial.start()]
     ports = [replica.until_ready().port for replica in replicas]

@@ -128,7 +128,7 @@ def _what_no_schema_says(next_cursor: str) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_what_no_schema_says")
-def test_the_service_does_as_its_document_says(service: Service) -> None:
+def test_openapi_document_agrees_with_the_responses_of_the_service(service: Service) -> None:
     schema = schemathesis.openapi.from_url(
         f"{service.url}/openapi.json", config=schemathesis.Config.from_dict(CONFIG)
     )

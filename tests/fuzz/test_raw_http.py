@@ -121,7 +121,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("raw", MALFORMED.values(), ids=MALFORMED)
-def test_malformed_http_is_refused(service: Service, stored: Stored, raw: bytes) -> None:
+def test_request_with_malformed_http_is_400(service: Service, stored: Stored, raw: bytes) -> None:
     top, end, rest = raw.partition(b"\r\n\r\n")
     for parts in ([raw], [top + end, rest]):
         assert assert_survived(service, stored, parts)[-1:] == [400]
@@ -143,7 +143,7 @@ UNUSUAL = {
 
 
 @pytest.mark.parametrize("raw", UNUSUAL.values(), ids=UNUSUAL)
-def test_unusual_http_is_answered(service: Service, stored: Stored, raw: bytes) -> None:
+def test_request_with_unusual_http_is_200(service: Service, stored: Stored, raw: bytes) -> None:
     assert assert_survived(service, stored, [raw]) == [200]
 
 
@@ -169,7 +169,9 @@ INSERTIONS = [
 ]
 
 
-def test_a_request_with_any_harm_to_its_head_does_none(service: Service, stored: Stored) -> None:
+def test_request_head_with_random_mutations_stores_nothing_wrong(
+    service: Service, stored: Stored
+) -> None:
     top = GOOD_REQUEST.removesuffix(BODY)
     harms = st.tuples(
         st.integers(0, len(top)),
@@ -190,12 +192,12 @@ def test_a_request_with_any_harm_to_its_head_does_none(service: Service, stored:
     assert set(seen) >= {200, 400, 404, 415}
 
 
-def test_a_head_without_end_is_cut_off(service: Service, stored: Stored) -> None:
+def test_request_head_without_end_is_431(service: Service, stored: Stored) -> None:
     raw = [b"POST /predict HTTP/1.1\r\nX: ", *[b"a" * 65_536] * 160]  # 10 MiB
     assert assert_survived(service, stored, raw) in ([431], [])  # [] where a reset overtakes it
 
 
-def test_a_path_of_70_000_bytes_is_too_long(service: Service, stored: Stored) -> None:
+def test_request_head_with_a_path_of_70_000_bytes_is_431(service: Service, stored: Stored) -> None:
     raw = GOOD_REQUEST.replace(b"/predict", b"/" + b"a" * 70_000)
     assert assert_survived(service, stored, [raw]) in ([431], [])  # [] as above
 
@@ -203,13 +205,15 @@ def test_a_path_of_70_000_bytes_is_too_long(service: Service, stored: Stored) ->
 UPGRADE = [(b"Connection", b"Upgrade, HTTP2-Settings"), (b"Upgrade", b"h2c")]
 
 
-def test_a_body_beside_an_offer_to_upgrade_is_read(service: Service, stored: Stored) -> None:
+def test_body_of_a_request_with_an_upgrade_header_is_read(service: Service, stored: Stored) -> None:
     # Java's HttpClient offers HTTP/2 so, on each of its first requests.
     raw = head("/predict", JSON, LENGTH, *UPGRADE) + BODY
     assert assert_survived(service, stored, [raw]) == [200]
 
 
-def test_a_body_beside_an_offer_to_upgrade_is_no_request(service: Service, stored: Stored) -> None:
+def test_body_of_a_request_with_an_upgrade_header_is_not_taken_as_a_request(
+    service: Service, stored: Stored
+) -> None:
     raw = head("/predict", JSON, length_of(GOOD_REQUEST), *UPGRADE)
     with connected(service, patience=60) as wire:
         wire.send_while_open(raw)

@@ -27,7 +27,9 @@ VANISHED: dict[str, tuple[State, str]] = {
 }
 
 
-def test_clients_vanish(open_trial: OpenTrial) -> None:
+def test_connections_aborted_amid_requests_lose_no_prediction_of_others(
+    open_trial: OpenTrial,
+) -> None:
     trial = open_trial("clients that vanish")
     service = trial.serve()
     with trial.load(service.port):
@@ -75,7 +77,9 @@ class Slow:
     seconds: float
 
 
-def test_clients_are_slow(open_trial: OpenTrial) -> None:
+def test_connections_with_slow_heads_or_bodies_are_408_and_others_are_served(
+    open_trial: OpenTrial,
+) -> None:
     trial = open_trial("slow clients")
     allowed = 2
     service = trial.serve(header_timeout=allowed, body_timeout=allowed, request_timeout=60)
@@ -110,7 +114,7 @@ async def be_slow(port: int, at_once: bytes, slowly: bytes) -> Slow:
     return Slow(end.status, took)
 
 
-def test_a_large_body_costs_no_memory(open_trial: OpenTrial) -> None:
+def test_body_of_100_mb_sent_repeatedly_is_413_and_takes_no_memory(open_trial: OpenTrial) -> None:
     trial = open_trial("body of 100 MB")
     service = trial.serve()
     worker = service.process.pid

@@ -24,7 +24,9 @@ LEFT = "left"
 NEIGHBOURS = 20
 
 
-def test_equal_keys_at_once(open_trial: OpenTrial) -> None:
+def test_predict_with_100_concurrent_equal_idempotency_keys_stores_once(
+    open_trial: OpenTrial,
+) -> None:
     trial = open_trial("equal keys at once, predict")
     waits = ("database_lock", "database_command", "request")
     patient: dict[str, Any] = {f"{wait}_timeout": 30 for wait in waits}
@@ -58,7 +60,9 @@ async def copies(ports: Sequence[int], journal: Journal, request: Request) -> li
     return answers
 
 
-def test_the_neighbours_of_a_poison_row_are_stored(open_trial: OpenTrial) -> None:
+def test_group_with_a_row_that_postgresql_refuses_stores_the_other_rows(
+    open_trial: OpenTrial,
+) -> None:
     trial = open_trial("neighbours of a poison row")
     poison = [trial.journal.new_request() for _ in trial.rounds(100, at_least=10)]
     measures = ", ".join(f"{flower(request.number)['sepal_length']}" for request in poison)
@@ -74,7 +78,7 @@ def test_the_neighbours_of_a_poison_row_are_stored(open_trial: OpenTrial) -> Non
     assert verdict.whys[NOT_STORED] == len(poison)
 
 
-def test_the_neighbours_of_callers_that_left_are_stored(open_trial: OpenTrial) -> None:
+def test_group_with_aborted_connections_stores_the_other_rows(open_trial: OpenTrial) -> None:
     trial = open_trial("neighbours of callers that left")
     service = trial.serve()
     for _ in trial.rounds(10, at_least=2):

@@ -29,7 +29,7 @@ def stall(raw: Raw) -> None:
     raw.send(HEAD, b"Content-Length: 100\r\n\r\n{")
 
 
-def test_at_sigterm_it_is_not_ready_but_serves_on_for_a_while(
+def test_serve_at_sigterm_is_not_ready_and_serves_during_the_shutdown_delay(
     begin: Callable[..., Service], database: URL
 ) -> None:
     service = begin(shutdown_delay=10 * LONG)
@@ -54,14 +54,18 @@ def test_at_sigterm_it_is_not_ready_but_serves_on_for_a_while(
     assert fetch(database, "SELECT count(*) FROM iris_predictions") == [(2,)]
 
 
-def test_without_a_delay_it_stops_at_once(begin: Callable[..., Service]) -> None:
+def test_serve_at_sigterm_without_a_shutdown_delay_stops_at_once(
+    begin: Callable[..., Service],
+) -> None:
     service = begin(shutdown_delay=0)
     service.process.send_signal(signal.SIGTERM)
     assert_ends(service, 0)
 
 
 @WORKERS
-def test_a_client_that_stalls_does_not_keep_it(begin: Callable[..., Service], workers: int) -> None:
+def test_serve_at_sigterm_with_stalled_clients_stops_in_time(
+    begin: Callable[..., Service], workers: int
+) -> None:
     service = begin(
         workers=workers,
         shutdown_delay=0.5,
@@ -82,7 +86,7 @@ def test_a_client_that_stalls_does_not_keep_it(begin: Callable[..., Service], wo
 
 
 @WORKERS
-def test_a_request_that_was_accepted_is_answered_before_the_end(
+def test_request_accepted_before_sigterm_gets_its_response(
     begin: Callable[..., Service], workers: int
 ) -> None:
     service = begin(
@@ -100,7 +104,7 @@ def test_a_request_that_was_accepted_is_answered_before_the_end(
 
 
 @pytest.mark.parametrize(("workers", "tell"), [(1, os.kill), (2, os.kill), (2, os.killpg)])
-def test_who_has_connected_is_served_though_nobody_has_accepted_it_yet(
+def test_connection_in_the_backlog_at_sigterm_is_served(
     begin: Callable[..., Service], workers: int, tell: Callable[[int, int], None]
 ) -> None:
     """Each asks over a connection of its own, one after the other, until nobody takes one.
@@ -143,7 +147,9 @@ def is_answering(service: Service) -> bool:
     return True
 
 
-def test_all_workers_tell_their_clients_to_go_elsewhere(begin: Callable[..., Service]) -> None:
+def test_serve_with_workers_at_sigterm_sends_connection_close_from_all_workers(
+    begin: Callable[..., Service],
+) -> None:
     """Those to whom nobody has spoken before the signal, as well."""
     service = begin(workers=3, shutdown_delay=10)
     service.process.send_signal(signal.SIGTERM)

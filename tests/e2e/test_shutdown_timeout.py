@@ -24,7 +24,7 @@ GET_ALL = GET.replace(b"/livez", b"/predictions")
         (GET_ALL, "ACCESS EXCLUSIVE", "deadline-exceeded", "Nothing was stored"),
     ],
 )
-def test_a_request_is_told_what_became_of_it(
+def test_request_unfinished_at_the_shutdown_timeout_is_503_with_its_outcome(
     folder: Path, database: URL, data_dir: Path, asked: bytes, mode: str, slug: str, told: str
 ) -> None:
     with (
@@ -47,7 +47,7 @@ def is_blocked(database: URL) -> bool:
     return fetch(database, "SELECT count(*) FROM pg_locks WHERE NOT granted") != [(0,)]
 
 
-async def test_a_database_that_says_nothing_does_not_hold_up_the_end(
+async def test_serve_at_sigterm_with_an_unresponsive_database_stops_in_time(
     folder: Path, database: URL, data_dir: Path
 ) -> None:
     async with Proxy.before(database) as proxy:

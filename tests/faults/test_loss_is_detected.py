@@ -20,7 +20,9 @@ def assert_found(trial: Trial) -> None:
         trial.report().assert_promise_held()
 
 
-def test_a_commit_after_the_answer_is_found(open_trial: OpenTrial) -> None:
+def test_service_that_commits_after_the_response_is_found_to_lose_predictions(
+    open_trial: OpenTrial,
+) -> None:
     trial = open_trial("(must lose) commit after the answer, SIGKILL", unpooled=CONTROL)
     service = serve_early(trial)
     with trial.load(service.port):
@@ -47,7 +49,9 @@ def serve_early(trial: Trial, port: int | None = None) -> Service:
     return trial.serve(program=answers_early.__file__, **settings)
 
 
-def test_a_commit_that_is_not_flushed_is_found(open_trial: OpenTrial) -> None:
+def test_postgresql_with_synchronous_commit_off_is_found_to_lose_predictions(
+    open_trial: OpenTrial,
+) -> None:
     trial = open_trial(
         "(must lose) synchronous_commit off, SIGKILL of PostgreSQL", *LAZY_LOG, unpooled=CONTROL
     )

@@ -13,7 +13,9 @@ from tests.support.processes import send
 from tests.support.service import Service, poll_until
 
 
-def test_postgresql_stands_still(open_trial: OpenTrial) -> None:
+def test_postgresql_at_sigstop_makes_the_service_not_ready_until_sigcont(
+    open_trial: OpenTrial,
+) -> None:
     trial = open_trial("SIGSTOP of PostgreSQL")
     service = trial.serve()
     with trial.load(service.port, beside=[staying_alive(service.port)]):
@@ -27,7 +29,9 @@ def test_postgresql_stands_still(open_trial: OpenTrial) -> None:
     trial.conclude(service.port, UNAVAILABLE, UNKNOWN, OVERLOADED)
 
 
-def test_the_way_to_postgresql_swallows_everything(open_trial: OpenTrial) -> None:
+def test_postgresql_behind_a_network_that_drops_traffic_makes_the_service_not_ready(
+    open_trial: OpenTrial,
+) -> None:
     """What was open then is never heard of again: a network forgets connections."""
     trial = open_trial("traffic to PostgreSQL dropped", unpooled="PgBouncer notices by itself")
     with proxy_before(trial.postgres) as proxy:

@@ -39,14 +39,16 @@ def refusal(service: Service, raw: Raw, status: int, slug: str) -> dict[str, Any
 
 
 @pytest.mark.parametrize("data", [b"\0\xff\r\n\r\n", b"GET / HTTP/1.1\r\nHost localhost\r\n\r\n"])
-def test_what_is_no_request_is_answered_under_an_id_that_is_in_the_log(
+def test_request_head_that_is_malformed_is_400_with_a_logged_request_id(
     service: Service, raw: Raw, data: bytes
 ) -> None:
     raw.send(data)
     assert ID.fullmatch(refusal(service, raw, 400, "malformed-request")["request_id"])
 
 
-def test_the_id_of_a_head_that_was_refused_is_the_clients(service: Service, raw: Raw) -> None:
+def test_request_head_that_is_malformed_keeps_the_x_request_id_of_the_client(
+    service: Service, raw: Raw
+) -> None:
     raw.send(LIVEZ, b"Host: localhost\r\nX-Request-ID: mine-2\r\nA: b\r\nno colon\r\n\r\n")
     assert refusal(service, raw, 400, "malformed-request")["request_id"] == "mine-2"
 
@@ -54,18 +56,22 @@ def test_the_id_of_a_head_that_was_refused_is_the_clients(service: Service, raw:
 @pytest.mark.parametrize(
     "host", [b"", b"Host: localhost\r\nHost: localhost\r\n", b"Host: a b\r\n", b"Host: a/b\r\n"]
 )
-def test_a_request_has_one_host(service: Service, raw: Raw, host: bytes) -> None:
+def test_request_head_without_exactly_one_valid_host_is_400(
+    service: Service, raw: Raw, host: bytes
+) -> None:
     raw.send(LIVEZ, host, b"\r\n")
     assert "Host" in refusal(service, raw, 400, "malformed-request")["detail"]
 
 
 @pytest.mark.parametrize("line", [b"GET /livez", b"GET /livez HTTP/0.9", b"GET /livez HTTP/2.0"])
-def test_another_version_of_http_is_refused(service: Service, raw: Raw, line: bytes) -> None:
+def test_request_head_with_another_http_version_is_400(
+    service: Service, raw: Raw, line: bytes
+) -> None:
     raw.send(line, b"\r\nHost: localhost\r\n\r\n")
     assert "HTTP/1.1" in refusal(service, raw, 400, "malformed-request")["detail"]
 
 
-def test_http_1_0_needs_no_host(raw: Raw) -> None:
+def test_request_head_of_http_1_0_without_host_is_200(raw: Raw) -> None:
     raw.send(b"GET /livez HTTP/1.0\r\n\r\n")
     assert raw.answer().status == 200
     assert raw.is_closed()
@@ -81,7 +87,9 @@ def test_http_1_0_needs_no_host(raw: Raw) -> None:
         (b"*", 404),
     ],
 )
-def test_a_target_may_name_the_host(raw: Raw, target: bytes, status: int) -> None:
+def test_request_head_with_an_absolute_target_is_routed_by_its_path(
+    raw: Raw, target: bytes, status: int
+) -> None:
     raw.send(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % target)
     assert raw.answer().status == status
     raw.send(GET)
@@ -95,7 +103,9 @@ def test_a_target_may_name_the_host(raw: Raw, target: bytes, status: int) -> Non
         *(b"[::1]", b"[::1]:8000"),
     ],
 )
-def test_this_machine_has_many_names(service: Service, raw: Raw, host: bytes) -> None:
+def test_request_head_with_any_loopback_host_is_200(
+    service: Service, raw: Raw, host: bytes
+) -> None:
     raw.send(LIVEZ, b"Host: %s\r\n\r\n" % host)
     assert raw.answer().status == 200
 
@@ -105,7 +115,7 @@ STRANGE += [b"10.0.0.1", b"0.0.0.0", b"[::2]:8000", b"[127.0.0.1.attacker]"]
 
 
 @pytest.mark.parametrize("host", STRANGE)
-def test_a_name_that_nobody_has_allowed_is_refused(
+def test_request_head_with_a_host_that_is_not_allowed_is_refused_and_stores_nothing(
     service: Service, raw: Raw, host: bytes, service_database: URL
 ) -> None:
     """A page of a browser on this machine could come from there, and read."""
@@ -120,7 +130,7 @@ def test_a_name_that_nobody_has_allowed_is_refused(
 
 
 @pytest.mark.parametrize("host", [b"iris.example", b"", b"10.0.0.1:80"])
-def test_where_it_is_open_to_all_any_name_is_meant(open_to_all: Service, host: bytes) -> None:
+def test_request_head_with_any_host_and_auth_off_is_200(open_to_all: Service, host: bytes) -> None:
     with connected(open_to_all) as raw:
         raw.send(LIVEZ, b"Host: %s\r\n\r\n" % host)
         assert raw.answer().status == 200
@@ -139,7 +149,7 @@ EXPECTING = b"Expect: 100-continue\r\n"
         (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n", 200),
     ],
 )
-def test_who_waits_to_send_a_body_and_is_answered_at_once_begins_anew(
+def test_expect_100_continue_with_an_immediate_response_closes_the_connection(
     service: Service, head: bytes, status: int
 ) -> None:
     """Nobody knows whether the body will come, or the next request."""
@@ -150,7 +160,7 @@ def test_who_waits_to_send_a_body_and_is_answered_at_once_begins_anew(
         assert raw.is_closed()
 
 
-def test_who_waits_to_send_a_body_and_is_told_to_keeps_the_connection(raw: Raw) -> None:
+def test_expect_100_continue_with_a_100_keeps_the_connection(raw: Raw) -> None:
     raw.send(HEAD, EXPECTING, b"Content-Length: %d\r\n\r\n" % len(BODY))
     assert raw.line() == b"HTTP/1.1 100 Continue"
     raw.send(BODY, GET)
@@ -160,7 +170,9 @@ def test_who_waits_to_send_a_body_and_is_told_to_keeps_the_connection(raw: Raw) 
         assert "connection" not in answer.headers
 
 
-def test_nobody_takes_an_answer_for_something_else(service: Service, raw: Raw) -> None:
+def test_response_to_any_request_has_x_content_type_options_nosniff(
+    service: Service, raw: Raw
+) -> None:
     for request in [
         GET,
         predict(),

@@ -18,7 +18,9 @@ EAT = """
 """
 
 
-def test_a_trigger_that_drops_one_row_of_fifty(open_trial: OpenTrial) -> None:
+def test_postgresql_trigger_that_drops_rows_makes_only_those_not_stored(
+    open_trial: OpenTrial,
+) -> None:
     trial = open_trial("a trigger eats one row of fifty")
     service = trial.serve()
     with trial.load(service.port, mixes=[Mix(batch_every=5)]):
@@ -32,7 +34,9 @@ def test_a_trigger_that_drops_one_row_of_fifty(open_trial: OpenTrial) -> None:
     assert verdict.whys[NOT_STORED]
 
 
-def test_transactions_are_cancelled_as_they_begin(open_trial: OpenTrial) -> None:
+def test_postgresql_that_cancels_begin_commit_or_rollback_loses_no_prediction(
+    open_trial: OpenTrial,
+) -> None:
     """And as they end. The proxy answers as PostgreSQL does after a pg_cancel_backend() in time."""
     trial = open_trial("cancelled BEGINs, COMMITs and ROLLBACKs")
     with proxy_before(trial.postgres) as proxy:

@@ -20,7 +20,7 @@ from tests.support.service import Service
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_body_of_any_text_is_stored_as_it_is_or_not_at_all(
+def test_predict_with_a_body_of_any_text_stores_it_exactly_or_not_at_all(
     service: Service, stored: Stored, path: str
 ) -> None:
     seen: Counter[int] = Counter()
@@ -37,7 +37,7 @@ def test_a_body_of_any_text_is_stored_as_it_is_or_not_at_all(
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_body_of_any_bytes_is_stored_as_it_is_or_not_at_all(
+def test_predict_with_a_body_of_any_bytes_stores_it_exactly_or_not_at_all(
     service: Service, stored: Stored, path: str
 ) -> None:
     seen: Counter[int] = Counter()
@@ -76,7 +76,7 @@ EXTREMES = {
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("body", EXTREMES.values(), ids=EXTREMES)
-def test_a_body_at_the_extremes_is_refused(
+def test_predict_with_an_extreme_body_is_refused(
     service: Service, stored: Stored, path: str, body: bytes
 ) -> None:
     for parts in (
@@ -104,7 +104,7 @@ ODD_HEADERS = [
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_headers_of_any_kind_change_nothing_about_it(
+def test_predict_with_any_headers_stores_the_body_exactly_or_not_at_all(
     service: Service, stored: Stored, path: str
 ) -> None:
     values = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=30)
@@ -128,7 +128,7 @@ def test_headers_of_any_kind_change_nothing_about_it(
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_it_is_the_same_in_chunks_and_in_pieces(
+def test_predict_with_a_chunked_body_has_the_outcome_of_an_unchunked_one(
     service: Service, stored: Stored, path: str
 ) -> None:
     extensions = st.sampled_from([b"", b";a", b';a="b;c"'])
@@ -148,7 +148,9 @@ def test_it_is_the_same_in_chunks_and_in_pieces(
     holds()
 
 
-def test_requests_in_a_row_are_answered_in_their_order(service: Service, stored: Stored) -> None:
+def test_predict_with_pipelined_requests_responds_in_their_order(
+    service: Service, stored: Stored
+) -> None:
     lengths = [number / 8 for number in range(1, 41)]
     bodies = [json.dumps({**SETOSA, "sepal_length": length}).encode() for length in lengths]
     with connected(service, patience=60) as wire:

@@ -60,7 +60,7 @@ OK, FAIL, UNKNOWN = outcome("ok", 1), outcome("fail"), outcome("unknown")
         ([story(OK, caller="a")], [row(1, client="a")]),
     ],
 )
-def test_what_is_as_promised_is_not_complained_of(stories: list[Story], rows: list[Stored]) -> None:
+def test_judge_of_promised_outcomes_finds_nothing(stories: list[Story], rows: list[Stored]) -> None:
     assert broken(judge(stories, rows)) == {}
 
 
@@ -78,14 +78,14 @@ def test_what_is_as_promised_is_not_complained_of(stories: list[Story], rows: li
         ([story(outcome("ok", 2, 1), count=2)], [row(1), row(2, 2)], {"lost": [1, 2]}),
     ],
 )
-def test_an_answer_without_its_row_is_lost(
+def test_judge_of_a_response_without_its_row_finds_it_lost(
     stories: list[Story], rows: list[Stored], complaint: dict[str, list[int]]
 ) -> None:
     assert broken(judge(stories, rows)) == complaint
 
 
 @pytest.mark.parametrize("one", [story(OK), story(UNKNOWN), story(UNKNOWN, OK)])
-def test_two_rows_of_one_request_are_double(one: Story) -> None:
+def test_judge_of_two_rows_of_one_request_finds_it_double(one: Story) -> None:
     assert broken(judge([one], [row(1), row(1, 2, at=LATER + 1)])) == {"double": [1]}
 
 
@@ -100,26 +100,28 @@ def test_two_rows_of_one_request_are_double(one: Story) -> None:
         ([], [row(1)]),
     ],
 )
-def test_a_row_of_what_was_refused_is_a_ghost(stories: list[Story], rows: list[Stored]) -> None:
+def test_judge_of_a_row_of_a_refused_request_finds_a_ghost(
+    stories: list[Story], rows: list[Stored]
+) -> None:
     assert broken(judge(stories, rows)) == {"ghost": [1]}
 
 
-def test_a_row_at_another_client_is_lost_for_one_and_a_ghost_for_the_other() -> None:
+def test_judge_of_a_row_under_another_client_finds_it_lost_and_a_ghost() -> None:
     verdict = judge([story(OK, caller="a")], [row(1, client="b")])
     assert broken(verdict) == {"lost": [1], "ghost": [1]}
 
 
-def test_a_part_of_a_batch_is_torn() -> None:
+def test_judge_of_a_partly_stored_batch_finds_it_torn() -> None:
     assert broken(judge([story(UNKNOWN, count=2)], [row(1)])) == {"torn": [1]}
 
 
-def test_requests_are_counted_once_and_outcomes_each() -> None:
+def test_judge_counts_each_request_once_and_each_outcome() -> None:
     verdict = judge([story(UNKNOWN, OK), story(FAIL, number=2), story(UNKNOWN, number=3)], [row(1)])
     assert (verdict.requests, dict(verdict.counts)) == (3, {"ok": 1, "fail": 1, "unknown": 1})
     assert dict(verdict.whys) == {"unknown": 2, "ok": 1, "fail": 1}
     assert [request.number for request in verdict.unsettled] == [3]
 
 
-def test_an_attempt_without_an_outcome_is_unknown() -> None:
+def test_judge_counts_an_attempt_without_an_outcome_as_unknown() -> None:
     verdict = judge([Story(Request(1), [Attempt(SENT)])], [])
     assert verdict.counts["unknown"] == 1

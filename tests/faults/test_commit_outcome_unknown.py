@@ -11,7 +11,7 @@ from tests.support.proxy import Proxy
 from tests.support.service import Service, poll_until
 
 
-def test_the_answer_to_a_commit_is_cut(open_trial: OpenTrial) -> None:
+def test_commit_with_its_response_cut_is_outcome_unknown(open_trial: OpenTrial) -> None:
     trial = open_trial("commit's answer cut, predict")
     with proxy_before(trial.postgres) as proxy:
         service = trial.serve(proxy.port)

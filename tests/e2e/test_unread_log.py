@@ -128,7 +128,7 @@ def lines_of(text: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("ends", [a_pipe, a_socket, a_terminal])
-async def test_serve_with_a_log_that_nobody_reads_answers_and_tells_how_many_lines_are_dropped(
+async def test_serve_with_an_unread_log_responds_and_logs_how_many_lines_it_dropped(
     serve: Serve, ends: Ends
 ) -> None:
     service, reading = serve(ends)
@@ -140,7 +140,7 @@ async def test_serve_with_a_log_that_nobody_reads_answers_and_tells_how_many_lin
     service.leaves_nothing()
 
 
-async def test_serve_with_workers_and_a_log_that_nobody_reads_tells_how_many_lines_are_dropped(
+async def test_serve_with_workers_and_an_unread_log_logs_how_many_lines_it_dropped(
     serve: Serve,
 ) -> None:
     service, reading = serve(a_pipe, workers=2)
@@ -153,9 +153,7 @@ async def test_serve_with_workers_and_a_log_that_nobody_reads_tells_how_many_lin
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
-async def test_serve_with_a_log_pipe_of_another_user_that_nobody_reads_answers(
-    serve: Serve,
-) -> None:
+async def test_serve_with_an_unread_log_pipe_of_another_user_responds(serve: Serve) -> None:
     """As with supervisord's `user=`, or sudo: the service may not open the pipe anew."""
     service, reading = serve(a_pipe, *OF_ANOTHER_USER, *MAY_READ, until="/livez")
     assert os.stat(f"/proc/{service.process.pid}").st_uid == 54321  # noqa: PTH116, for ASYNC240
@@ -167,7 +165,7 @@ async def test_serve_with_a_log_pipe_of_another_user_that_nobody_reads_answers(
 
 @pytest.mark.parametrize("ends", [a_pipe, a_socket, a_terminal])
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_serve_with_a_log_that_nobody_reads_stops_in_time(
+async def test_serve_with_an_unread_log_stops_within_the_shutdown_timeout(
     serve: Serve, ends: Ends, workers: int
 ) -> None:
     service, _ = serve(ends, workers=workers, shutdown_delay=0, shutdown_timeout=1)
@@ -176,7 +174,7 @@ async def test_serve_with_a_log_that_nobody_reads_stops_in_time(
     assert_ends(service, 1 + 3)
 
 
-async def test_serve_stops_with_its_last_lines_in_a_log_that_is_read_late(serve: Serve) -> None:
+async def test_serve_writes_its_last_log_lines_before_it_stops(serve: Serve) -> None:
     """What fits into the pipe is written though the process ends by a signal at once."""
     service, reading = serve(a_pipe, workers=2, shutdown_delay=0)
     async with service.client() as client:
@@ -187,7 +185,7 @@ async def test_serve_stops_with_its_last_lines_in_a_log_that_is_read_late(serve:
     assert paths >= {f"/last/{number}" for number in range(20)}
 
 
-async def test_serve_goes_on_when_the_reader_of_its_log_is_gone(serve: Serve) -> None:
+async def test_serve_continues_after_the_reader_of_its_log_is_gone(serve: Serve) -> None:
     service, reading = serve(a_pipe, workers=2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), reading)
     await fill(service)
@@ -197,7 +195,7 @@ async def test_serve_goes_on_when_the_reader_of_its_log_is_gone(serve: Serve) ->
     assert service.stop() == 0
 
 
-async def test_serve_goes_on_when_the_disk_of_its_log_is_full(serve: Serve) -> None:
+async def test_serve_continues_when_the_disk_of_its_log_is_full(serve: Serve) -> None:
     def full() -> tuple[int, int]:
         return os.open(os.devnull, os.O_RDONLY), os.open("/dev/full", os.O_WRONLY)
 
@@ -210,13 +208,13 @@ async def test_serve_goes_on_when_the_disk_of_its_log_is_full(serve: Serve) -> N
     assert service.stop() == 0
 
 
-async def test_serve_without_standard_error_answers(serve: Serve) -> None:
+async def test_serve_without_standard_error_responds(serve: Serve) -> None:
     service, _ = serve(a_pipe, "sh", "-c", 'exec "$@" 2>&-', "sh", workers=2)
     await fill(service)
     assert service.stop() == 0
 
 
-def test_a_worker_that_is_killed_is_told_of_with_its_signal_and_what_to_look_at(
+def test_worker_killed_by_a_signal_is_logged_with_the_signal_and_a_hint(
     begin: Callable[..., Service],
 ) -> None:
     service = begin(workers=2)

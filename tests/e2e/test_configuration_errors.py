@@ -11,7 +11,7 @@ from tests.e2e.conftest import Start
 from tests.support.service import assert_one_clear_sentence, run
 
 
-def test_a_taken_port_is_named(start: Start, server_url: URL) -> None:
+def test_serve_on_a_port_in_use_names_the_port(start: Start, server_url: URL) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         service = start(port=port, **way_to(server_url))
@@ -21,14 +21,14 @@ def test_a_taken_port_is_named(start: Start, server_url: URL) -> None:
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example", "nowhere.invalid"])
-def test_a_host_that_cannot_be_is_named(start: Start, server_url: URL, host: str) -> None:
+def test_serve_on_an_invalid_host_names_the_host(start: Start, server_url: URL, host: str) -> None:
     url = server_url.render_as_string(hide_password=False)
     service = start(host=host, database_url=url)
     assert service.wait() == 1
     assert_one_clear_sentence(service.errors, host, "IRIS_HOST")
 
 
-def test_each_malformed_setting_is_named_and_none_is_shown(folder: Path) -> None:
+def test_serve_with_malformed_settings_names_each_and_shows_no_value(folder: Path) -> None:
     result = run(
         folder, "serve", port="zebra", workers=0, log_level="LOUD", keep_alive_timeout="1.5"
     )
@@ -40,7 +40,9 @@ def test_each_malformed_setting_is_named_and_none_is_shown(folder: Path) -> None
     assert "LOUD" not in result.stderr
 
 
-def test_a_database_url_that_leads_nowhere_is_named(folder: Path) -> None:
+def test_migrate_with_an_invalid_database_url_names_the_setting_without_the_password(
+    folder: Path,
+) -> None:
     for end in ("127.0.0.1:port/iris", "127.0.0.1/iris?port=x", "127.0.0.1/iris?host=a&host=b"):
         result = run(folder, "migrate", database_url=f"postgresql://iris:secret-word@{end}")
         assert result.returncode == 1
@@ -49,7 +51,7 @@ def test_a_database_url_that_leads_nowhere_is_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "migrate"])
-def test_a_certificate_that_is_missing_is_named_at_the_start(
+def test_serve_and_migrate_with_a_missing_root_certificate_name_its_file(
     folder: Path, tmp_path: Path, command: str
 ) -> None:
     absent = tmp_path / "absent.crt"
@@ -60,7 +62,7 @@ def test_a_certificate_that_is_missing_is_named_at_the_start(
 
 
 @pytest.mark.parametrize("command", [["migrate"], ["serve"], ["keys", "list"]])
-def test_a_data_directory_that_cannot_be_written_is_named(
+def test_migrate_serve_and_keys_with_an_unwritable_data_directory_name_it(
     folder: Path, tmp_path: Path, command: list[str]
 ) -> None:
     """Root may write everywhere, so a folder stands in the place of the file."""
@@ -70,14 +72,16 @@ def test_a_data_directory_that_cannot_be_written_is_named(
     assert_one_clear_sentence(result.stderr, str(tmp_path / "data"), "IRIS_DATA_DIR")
 
 
-def test_a_command_that_stores_nothing_does_not_say_so(folder: Path, tmp_path: Path) -> None:
+def test_keys_list_without_a_database_says_unreachable_and_nothing_of_storing(
+    folder: Path, tmp_path: Path
+) -> None:
     result = run(folder, "keys", "list", database_url=f"postgresql:///iris?host={tmp_path}")
     assert result.returncode == 1
     assert_one_clear_sentence(result.stderr, "cannot be reached", "IRIS_DATABASE_URL")
     assert "stored" not in result.stderr
 
 
-def test_a_misspelt_setting_is_warned_of(folder: Path, tmp_path: Path) -> None:
+def test_migrate_with_a_misspelt_setting_warns(folder: Path, tmp_path: Path) -> None:
     result = run(folder, "migrate", data_dir=tmp_path / "data", auht="keys", service_host="::1")
     assert result.returncode == 0
     [warning] = [json.loads(line) for line in result.stderr.splitlines() if "AUHT" in line]
@@ -86,7 +90,7 @@ def test_a_misspelt_setting_is_warned_of(folder: Path, tmp_path: Path) -> None:
     assert "IRIS_SERVICE_HOST" not in result.stderr
 
 
-def test_migrate_with_the_port_of_a_kubernetes_service_warns_and_goes_on(
+def test_migrate_with_the_port_of_a_kubernetes_service_warns_and_continues(
     folder: Path, tmp_path: Path
 ) -> None:
     result = run(folder, "migrate", data_dir=tmp_path / "data", port="tcp://10.96.12.3:8000")

@@ -9,7 +9,7 @@ from tests.support.raw import GET, HEAD, connected, predict
 from tests.support.service import Service
 
 
-def test_one_who_is_too_slow_at_the_second_request_still_gets_the_first_answer(
+def test_pipelined_second_request_that_times_out_leaves_the_first_response_200(
     strict: Service, service_database: URL
 ) -> None:
     """What has been stored must not be answered with "nothing was done"."""
@@ -20,7 +20,7 @@ def test_one_who_is_too_slow_at_the_second_request_still_gets_the_first_answer(
         assert raw.rest()[:12] in {b"", b"HTTP/1.1 408"}
 
 
-def test_one_who_breaks_off_with_nonsense_still_gets_the_first_answer(
+def test_pipelined_second_request_that_is_malformed_leaves_the_first_response_200(
     strict: Service, service_database: URL
 ) -> None:
     with connected(strict) as raw, HeldUp(service_database, SECONDS):
@@ -30,7 +30,7 @@ def test_one_who_breaks_off_with_nonsense_still_gets_the_first_answer(
         assert raw.rest()[:12] in {b"", b"HTTP/1.1 400"}
 
 
-def test_one_whose_second_body_is_nonsense_still_gets_the_first_answer(
+def test_pipelined_second_request_with_a_malformed_body_is_400_after_the_first_response(
     strict: Service, service_database: URL
 ) -> None:
     """The answers keep their order, for the second one's would be taken for the first one's."""
@@ -42,7 +42,7 @@ def test_one_whose_second_body_is_nonsense_still_gets_the_first_answer(
     assert count_predictions(service_database) == before + 1
 
 
-def test_a_file_on_its_way_is_sent_whole_or_not_at_all(strict: Service) -> None:
+def test_docs_asset_before_a_malformed_chunk_is_sent_completely(strict: Service) -> None:
     """Whatever comes meanwhile: an answer within its content would be taken for that."""
     path = b"/docs/assets/swagger-ui-bundle.js"
     with connected(strict) as raw:

@@ -17,7 +17,9 @@ from tests.support.processes import send
 from tests.support.wire import get
 
 
-def test_two_clients_are_kept_apart(open_trial: OpenTrial) -> None:
+def test_history_of_two_clients_in_the_same_groups_holds_only_their_own_rows(
+    open_trial: OpenTrial,
+) -> None:
     """Their rows travel in the same groups, and their Idempotency-Keys are the same words."""
     trial = open_trial("two clients, SIGKILL of a backend")
     callers = [make_caller(trial, name) for name in ("acme", "umbrella")]
