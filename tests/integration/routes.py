@@ -1,7 +1,7 @@
 """All routes: those that are open, and those that are closed to who has no API key."""
 
 from httpx2 import AsyncClient, Response
-from tests.integration.test_commit_before_answer import EXAMPLES
+from tests.integration.test_routes_commit_before_response import EXAMPLES
 from tests.support.application import assert_problem
 
 OPEN = {

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
 from tests.integration.routes import CLOSED, NEEDED, OPEN, ask, assert_unauthorized
-from tests.integration.test_commit_before_answer import routes_of
+from tests.integration.test_routes_commit_before_response import routes_of
 from tests.support.application import (
     assert_problem,
     client_of,
@@ -26,12 +26,14 @@ from iris_api.database.session import session_scope
 from iris_api.settings import Settings
 
 
-def test_every_route_is_either_open_or_needs_a_scope(app: FastAPI) -> None:
+def test_access_of_every_route_is_open_or_needs_a_scope(app: FastAPI) -> None:
     assert routes_of(app) == OPEN | set(NEEDED)
 
 
 @pytest.mark.parametrize("route", sorted(OPEN))
-async def test_an_open_route_needs_no_key(guarded: FastAPI, route: str) -> None:
+async def test_access_to_an_open_route_without_an_api_key_succeeds(
+    guarded: FastAPI, route: str
+) -> None:
     async with client_of(guarded) as client:
         assert (await ask(client, route, {})).status_code < 400
 
@@ -51,7 +53,7 @@ WRONG_HEADERS = {
 
 
 @pytest.mark.parametrize("values", WRONG_HEADERS.values(), ids=WRONG_HEADERS.keys())
-async def test_no_closed_route_is_answered_without_a_valid_key(
+async def test_access_to_a_closed_route_without_a_valid_api_key_is_401(
     guarded: FastAPI, connection: asyncpg.Connection, values: list[bytes]
 ) -> None:
     await store(connection)
@@ -64,7 +66,9 @@ async def test_no_closed_route_is_answered_without_a_valid_key(
     assert await count_rows(connection) == 1
 
 
-async def test_only_a_key_that_came_is_said_to_be_invalid(guarded: FastAPI) -> None:
+async def test_www_authenticate_has_invalid_token_only_after_a_bearer_token(
+    guarded: FastAPI,
+) -> None:
     """RFC 6750, section 3.1."""
     told = {}
     async with client_of(guarded) as client:
@@ -82,7 +86,7 @@ async def test_only_a_key_that_came_is_said_to_be_invalid(guarded: FastAPI) -> N
     }
 
 
-async def test_a_valid_key_that_comes_twice_or_malformed_is_refused(
+async def test_access_with_a_valid_api_key_twice_or_malformed_is_401(
     guarded: FastAPI, keyed: Settings
 ) -> None:
     right = (await make_key(keyed, scopes=SCOPES))["Authorization"].encode()
@@ -98,7 +102,7 @@ async def test_a_valid_key_that_comes_twice_or_malformed_is_refused(
 
 
 @pytest.mark.parametrize("ending", ["revoked_at = now()", "expires_at = now()"])
-async def test_a_key_that_has_ended_is_refused_everywhere(
+async def test_access_with_a_revoked_or_expired_api_key_is_401(
     guarded: FastAPI, keyed: Settings, connection: asyncpg.Connection, ending: str
 ) -> None:
     header = await make_key(keyed, scopes=SCOPES)
@@ -109,7 +113,7 @@ async def test_a_key_that_has_ended_is_refused_everywhere(
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-async def test_a_key_allows_what_its_scope_says_and_nothing_else(
+async def test_access_with_the_scope_of_the_route_succeeds_and_with_another_is_403(
     guarded: FastAPI, keyed: Settings, scope: str
 ) -> None:
     async with client_of(guarded, **await make_key(keyed, scopes=(scope,))) as client:
@@ -125,7 +129,7 @@ async def test_a_key_allows_what_its_scope_says_and_nothing_else(
                 )
 
 
-async def test_a_key_is_nowhere_to_be_seen(
+async def test_api_key_is_in_no_response_log_or_table(
     guarded: FastAPI,
     keyed: Settings,
     connection: asyncpg.Connection,
@@ -165,7 +169,7 @@ async def test_a_key_is_nowhere_to_be_seen(
     assert [row["digest"] for row in digests] == [digest_of(token) for token in tokens[1:]]
 
 
-async def test_open_access_asks_for_nothing_and_is_one_client_of_its_own(
+async def test_access_with_auth_off_ignores_api_keys_and_is_the_anonymous_client(
     settings: Settings, connection: asyncpg.Connection
 ) -> None:
     keyed = settings.model_copy(update={"auth": "keys"})
@@ -188,7 +192,7 @@ async def test_open_access_asks_for_nothing_and_is_one_client_of_its_own(
     assert [tuple(row) for row in clients] == [("anonymous", 4), ("somebody", 1)]
 
 
-async def test_a_service_that_asks_for_keys_never_serves_anybody_by_accident(
+async def test_routes_without_the_access_middleware_and_an_api_key_are_401(
     keyed: Settings,
 ) -> None:
     """Were the middleware forgotten, the endpoints would refuse all the same."""
@@ -203,7 +207,9 @@ async def test_a_service_that_asks_for_keys_never_serves_anybody_by_accident(
             assert_unauthorized(await ask(client, route, {}))
 
 
-async def test_the_databases_password_is_not_in_an_error(keyed: Settings) -> None:
+async def test_predictions_with_an_unreachable_database_is_503_without_its_password(
+    keyed: Settings,
+) -> None:
     url = SecretStr("postgresql://iris:secret-word@127.0.0.1:9/iris")
     async with (
         started(keyed.model_copy(update={"database_url": url})) as app,

@@ -26,7 +26,9 @@ def versions(checkout: Path) -> set[Path]:
     return set((checkout / "migrations" / "versions").glob("*.py"))
 
 
-def test_alembics_own_commands_work_from_a_checkout(empty_database: URL, checkout: Path) -> None:
+def test_alembic_upgrade_check_revision_and_downgrade_from_a_checkout_succeed(
+    empty_database: URL, checkout: Path
+) -> None:
     env = environment(empty_database)
     released = versions(checkout)
 
@@ -53,7 +55,7 @@ def test_alembics_own_commands_work_from_a_checkout(empty_database: URL, checkou
         (None, "no such database"),
     ],
 )
-def test_alembic_says_in_one_line_what_is_wrong_with_the_url(
+def test_alembic_current_with_a_wrong_database_url_fails_with_one_line(
     empty_database: URL, checkout: Path, url: str | None, told: str
 ) -> None:
     nowhere = empty_database.set(database="iris_nowhere").render_as_string(hide_password=False)
@@ -68,7 +70,7 @@ def test_alembic_says_in_one_line_what_is_wrong_with_the_url(
     assert "Traceback" not in errors
 
 
-def test_alembic_prints_the_sql_for_those_who_run_it_themselves(
+def test_alembic_upgrade_with_sql_prints_the_sql_and_changes_nothing(
     empty_database: URL, checkout: Path
 ) -> None:
     sql = run("alembic", "upgrade", "head", "--sql", env=environment(empty_database), cwd=checkout)

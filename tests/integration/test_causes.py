@@ -65,7 +65,7 @@ def url_text(url: URL) -> Any:
     return url.render_as_string(hide_password=False)
 
 
-async def test_a_role_with_readmes_grants_can_do_all_that_the_service_does(
+async def test_predict_predictions_and_readyz_with_the_documented_grants_are_200(
     limited: Settings,
 ) -> None:
     async with running(limited) as client:
@@ -88,7 +88,7 @@ REVOKED = [
 
 
 @pytest.mark.parametrize(("privilege", "of"), REVOKED)
-async def test_readyz_without_a_privilege_is_503_and_the_log_says_which(
+async def test_readyz_without_a_privilege_is_503_and_logs_permission_denied(
     limited: Settings,
     database: URL,
     privilege: str,
@@ -106,7 +106,7 @@ async def test_readyz_without_a_privilege_is_503_and_the_log_says_which(
 
 
 @EITHER
-async def test_predict_with_a_key_that_cannot_be_looked_up_says_what_to_grant(
+async def test_predict_without_update_on_idempotency_keys_is_503_and_names_the_grant(
     limited: Settings,
     database: URL,
     connection: asyncpg.Connection,
@@ -141,7 +141,7 @@ POLICY = """
     ("table", "check"),
     [("iris_predictions", "petal_width < 2"), ("idempotency_keys", "key <> 'mine'")],
 )
-async def test_predict_that_a_row_level_security_policy_refuses_stores_nothing_and_says_so(
+async def test_predict_refused_by_row_level_security_stores_nothing_and_names_the_policy(
     limited: Settings,
     connection: asyncpg.Connection,
     table: str,
@@ -163,7 +163,7 @@ async def test_predict_that_a_row_level_security_policy_refuses_stores_nothing_a
         assert (await ask(client, None)).status_code == 200
 
 
-async def test_equal_causes_share_a_line_and_are_counted(
+async def test_log_cause_of_equal_causes_writes_one_line_with_a_count(
     client: AsyncClient,
     connection: asyncpg.Connection,
     logged: list[Any],
@@ -187,7 +187,7 @@ async def test_equal_causes_share_a_line_and_are_counted(
     assert line["unlogged"] == 4
 
 
-async def test_predict_without_a_file_left_says_how_to_get_more(
+async def test_predict_without_free_file_descriptors_is_503_and_names_ulimit(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, logged: list[Any]
 ) -> None:
     async def connect(*_args: object, **_kwargs: object) -> Any:
@@ -204,7 +204,7 @@ async def test_predict_without_a_file_left_says_how_to_get_more(
 
 
 @pytest.mark.parametrize("path", ["/predictions", "/predictions/1", "/readyz", "/predict"])
-async def test_a_table_that_was_altered_meanwhile_is_read_all_the_same(
+async def test_routes_after_an_alter_table_are_200(
     settings: Settings, database: URL, connection: asyncpg.Connection, path: str
 ) -> None:
     """A newer release may alter it; a statement that was prepared before is prepared anew."""

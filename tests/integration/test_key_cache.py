@@ -27,7 +27,9 @@ from iris_api.database.session import session_scope
 from iris_api.settings import Settings
 
 
-async def test_a_key_expires_on_time(guarded: FastAPI, keyed: Settings) -> None:
+async def test_predictions_after_the_api_key_expires_is_401_within_key_cache_seconds(
+    guarded: FastAPI, keyed: Settings
+) -> None:
     async with session_scope(keyed) as session:
         row, token = await create_api_key(session, "one", ["read"], timedelta(seconds=1))
     assert row.expires_at is not None
@@ -39,7 +41,7 @@ async def test_a_key_expires_on_time(guarded: FastAPI, keyed: Settings) -> None:
         assert_unauthorized(await client.get("/predictions"))
 
 
-async def test_a_revoked_key_is_refused_as_soon_as_what_was_known_is_forgotten(
+async def test_predictions_after_the_api_key_is_revoked_is_401_within_key_cache_seconds(
     guarded: FastAPI, keyed: Settings
 ) -> None:
     async with session_scope(keyed) as session:
@@ -51,7 +53,7 @@ async def test_a_revoked_key_is_refused_as_soon_as_what_was_known_is_forgotten(
             assert_unauthorized(await client.get("/predictions"))
 
 
-async def test_a_key_that_is_revoked_again_keeps_the_time_of_the_first(
+async def test_revoke_api_key_twice_keeps_the_first_revoked_at(
     keyed: Settings, connection: asyncpg.Connection
 ) -> None:
     async with session_scope(keyed) as session:
@@ -64,7 +66,7 @@ async def test_a_key_that_is_revoked_again_keeps_the_time_of_the_first(
     assert times[1] == times[0]
 
 
-async def test_a_key_that_is_revoked_while_it_is_asked_for_is_remembered_no_longer(
+async def test_api_key_cache_with_a_key_revoked_during_its_lookup_refuses_it_next_time(
     guarded: FastAPI, keyed: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with session_scope(keyed) as session:
@@ -82,7 +84,7 @@ async def test_a_key_that_is_revoked_while_it_is_asked_for_is_remembered_no_long
     assert await keys.authenticate(token) is None
 
 
-async def test_a_key_is_asked_for_once_while_it_is_remembered(
+async def test_api_key_cache_looks_up_a_cached_key_once(
     settings: Settings, connection: asyncpg.Connection
 ) -> None:
     keyed = settings.model_copy(update={"auth": "keys", "key_cache_seconds": 3600.0})
@@ -97,7 +99,7 @@ async def test_a_key_is_asked_for_once_while_it_is_remembered(
         assert (await client.post("/predict", json=SETOSA)).status_code == 200
 
 
-async def test_known_keys_are_believed_while_the_database_is_gone_until_they_are_forgotten(
+async def test_api_key_cache_without_database_accepts_cached_keys_until_they_are_evicted(
     settings: Settings, server_url: URL, database: URL
 ) -> None:
     keyed = settings.model_copy(update={"auth": "keys", "key_cache_seconds": 3600.0})
@@ -118,7 +120,7 @@ async def test_known_keys_are_believed_while_the_database_is_gone_until_they_are
         assert (await client.post("/predict", json=SETOSA)).status_code == 200
 
 
-async def test_a_flood_of_unknown_keys_takes_one_connection(
+async def test_api_key_cache_with_500_unknown_keys_uses_one_connection(
     guarded: FastAPI, connection: asyncpg.Connection
 ) -> None:
     resources = guarded.state.resources
@@ -145,7 +147,7 @@ async def test_a_flood_of_unknown_keys_takes_one_connection(
     assert len(resources.api_key_cache._remembered) <= 10_000
 
 
-async def test_what_is_remembered_of_keys_is_bounded(
+async def test_api_key_cache_with_500_keys_keeps_its_maximum_size(
     guarded: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("iris_api.auth.key_cache._MAX_REMEMBERED", 50)

@@ -14,7 +14,7 @@ from iris_api.settings import Settings
 UNTOUCHED = ("/livez", "/readyz", "/metrics")
 
 
-async def test_past_the_requests_at_work_others_are_refused_but_probes_pass(
+async def test_routes_over_max_in_flight_are_503_and_probes_are_200(
     settings: Settings, connection: asyncpg.Connection, held: Held
 ) -> None:
     async with changed(settings, max_in_flight=3) as (app, client):
@@ -35,7 +35,7 @@ async def test_past_the_requests_at_work_others_are_refused_but_probes_pass(
     assert await count_rows(connection) == 3
 
 
-async def test_a_request_that_was_refused_is_counted_and_has_an_id(
+async def test_predict_over_max_in_flight_is_counted_and_has_a_request_id(
     settings: Settings, held: Held
 ) -> None:
     async with changed(settings, max_in_flight=1) as (app, client):
@@ -55,7 +55,7 @@ async def until_held(app: FastAPI, count: int) -> None:
             await asyncio.sleep(0)
 
 
-async def test_past_the_bytes_that_are_held_bodies_are_refused(settings: Settings) -> None:
+async def test_predict_over_max_buffered_bytes_is_503(settings: Settings) -> None:
     async with changed(settings, max_buffered_bytes=1024) as (app, client):
         parts: asyncio.Queue[bytes | None] = asyncio.Queue()
         slow = begin(client, parts)
@@ -85,7 +85,7 @@ def _filled(*chunks: bytes) -> "asyncio.Queue[bytes | None]":
     return parts
 
 
-async def test_a_body_that_is_held_while_its_answer_is_made_counts(
+async def test_predict_batch_over_max_buffered_bytes_with_a_running_request_is_503(
     settings: Settings, held: Held
 ) -> None:
     async with changed(settings, max_buffered_bytes=1024) as (_, client):
@@ -98,7 +98,9 @@ async def test_a_body_that_is_held_while_its_answer_is_made_counts(
         assert (await client.post("/predict/batch", json=batch)).status_code == 200
 
 
-async def test_a_client_that_leaves_gives_its_bytes_back(settings: Settings) -> None:
+async def test_predict_of_a_disconnected_client_releases_its_buffered_bytes(
+    settings: Settings,
+) -> None:
     async with changed(settings, max_buffered_bytes=1024) as (app, client):
         parts: asyncio.Queue[bytes | None] = asyncio.Queue()
         slow = begin(client, parts)
@@ -110,7 +112,7 @@ async def test_a_client_that_leaves_gives_its_bytes_back(settings: Settings) -> 
         assert (await client.post("/predict", json=SETOSA)).status_code == 200
 
 
-async def test_a_deployment_may_take_fewer_flowers_at_once(
+async def test_predict_batch_over_max_batch_items_is_422(
     settings: Settings, connection: asyncpg.Connection
 ) -> None:
     async with changed(settings, max_batch_items=3) as (_, client):
@@ -123,7 +125,7 @@ async def test_a_deployment_may_take_fewer_flowers_at_once(
     assert await count_rows(connection) == 3
 
 
-async def test_a_deployment_may_show_fewer_predictions_at_once(settings: Settings) -> None:
+async def test_predictions_with_limit_over_max_page_items_is_422(settings: Settings) -> None:
     async with changed(settings, max_page_items=60) as (_, client):
         assert (await client.get("/predictions", params={"limit": 60})).status_code == 200
         response = await client.get("/predictions", params={"limit": 61})
@@ -132,7 +134,7 @@ async def test_a_deployment_may_show_fewer_predictions_at_once(settings: Setting
     assert "60" in body["detail"]
 
 
-async def test_a_page_without_a_limit_fits_any_deployment(settings: Settings) -> None:
+async def test_predictions_without_limit_returns_at_most_max_page_items(settings: Settings) -> None:
     """The client has not asked for too much: it has not asked for any number at all."""
     async with changed(settings, max_page_items=3) as (_, client):
         await client.post("/predict/batch", json={"items": [SETOSA] * 5})

@@ -28,7 +28,7 @@ def another(resources: Resources, version: str) -> ServedModel:
     return ServedModel(served.manifest, engine)
 
 
-async def test_swap_while_requests_run_loses_none_and_ends_with_the_new_model(
+async def test_model_holder_swap_during_requests_fails_none_and_serves_the_new_model(
     app: FastAPI, client: AsyncClient
 ) -> None:
     resources: Resources = app.state.resources
@@ -59,7 +59,7 @@ async def test_swap_while_requests_run_loses_none_and_ends_with_the_new_model(
     assert len(versions) > 1
 
 
-async def test_swap_where_there_was_no_model_begins_to_answer(
+async def test_model_holder_swap_without_a_model_before_makes_predict_200(
     app: FastAPI, client: AsyncClient
 ) -> None:
     resources: Resources = app.state.resources

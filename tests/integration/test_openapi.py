@@ -44,13 +44,13 @@ def resolve(reference: str) -> Any:
     return target
 
 
-async def test_the_document_is_served_as_it_is_built(client: AsyncClient) -> None:
+async def test_openapi_json_equals_the_built_document(client: AsyncClient) -> None:
     response = await client.get("/openapi.json")
     assert response.headers["Content-Type"] == "application/json"
     assert response.json() == json.loads(json.dumps(document()))
 
 
-def test_the_document_has_what_openapi_asks_for() -> None:
+def test_openapi_document_has_the_required_fields() -> None:
     assert document()["openapi"].startswith("3.1.")
     assert document()["info"]["title"]
     assert document()["info"]["version"]
@@ -68,26 +68,26 @@ def test_the_document_has_what_openapi_asks_for() -> None:
             assert declared == re.findall(r"{([^}]+)}", path)
 
 
-def test_every_reference_leads_somewhere() -> None:
+def test_openapi_references_all_resolve() -> None:
     references = [value for key, value in walk(document()) if key == "$ref"]
     assert references
     for reference in references:
         assert resolve(reference)
 
 
-def test_every_schema_is_used() -> None:
+def test_openapi_schemas_are_all_used() -> None:
     used = {value.rpartition("/")[2] for key, value in walk(document()) if key == "$ref"}
     assert used == set(document()["components"]["schemas"])
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_every_operation_documents_every_status(method: str, path: str) -> None:
+def test_openapi_operation_documents_every_status(method: str, path: str) -> None:
     responses = document()["paths"][path][method]["responses"]
     assert {int(status) for status in responses} == STATUSES[f"{method} {path}"]
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_every_error_is_documented_as_its_problem(method: str, path: str) -> None:
+def test_openapi_operation_documents_every_error_as_its_problem(method: str, path: str) -> None:
     responses = document()["paths"][path][method]["responses"]
     required = set(document()["components"]["schemas"]["ProblemDetails"]["required"])
     assert required >= {"type", "title", "status", "detail", "instance", "request_id"}
@@ -106,12 +106,12 @@ def test_every_error_is_documented_as_its_problem(method: str, path: str) -> Non
         assert ("WWW-Authenticate" in headers) == (status in {"401", "403"})
 
 
-async def test_a_body_of_the_document_is_answered(client: AsyncClient) -> None:
+async def test_predict_with_the_openapi_example_is_200(client: AsyncClient) -> None:
     [example] = document()["components"]["schemas"]["IrisFeatures"]["examples"]
     assert (await client.post("/predict", json=example)).status_code == 200
 
 
-async def test_the_pages_script_and_style_come_from_this_server(client: AsyncClient) -> None:
+async def test_docs_script_and_style_come_from_this_server(client: AsyncClient) -> None:
     response = await client.get("/docs")
     assert response.status_code == 200
     assert "://" not in response.text
@@ -124,7 +124,7 @@ async def test_the_pages_script_and_style_come_from_this_server(client: AsyncCli
         assert asset.content
 
 
-async def test_the_root_leads_to_the_documentation(client: AsyncClient) -> None:
+async def test_root_redirects_to_docs(client: AsyncClient) -> None:
     response = await client.get("/", follow_redirects=True)
     assert response.status_code == 200
     assert response.url.path == "/docs"

@@ -30,7 +30,7 @@ async def whenever_one_is_made(app: FastAPI, listener: Callable[[Any, Any], None
     event.listen(engine.sync_engine, "connect", listener)
 
 
-async def test_a_new_connection_is_used_though_others_were_lost_meanwhile(
+async def test_predict_with_a_new_connection_after_invalidate_all_is_200(
     app: FastAPI, client: AsyncClient
 ) -> None:
     made = []
@@ -45,7 +45,7 @@ async def test_a_new_connection_is_used_though_others_were_lost_meanwhile(
         assert len(made) == number
 
 
-async def test_a_new_connection_that_is_lost_at_once_is_not_the_services_fault(
+async def test_predict_with_a_new_connection_lost_at_once_is_503(
     app: FastAPI, client: AsyncClient
 ) -> None:
     def lose_it(connection: Any, _entry: object) -> None:
@@ -70,7 +70,7 @@ def lose_all_at_their_end(app: FastAPI) -> list[object]:
     return lost
 
 
-async def test_a_connection_that_is_lost_when_all_is_said_spoils_no_answer(
+async def test_predictions_and_readyz_with_a_connection_lost_at_rollback_keep_their_response(
     guarded: FastAPI, keyed: Settings
 ) -> None:
     async with client_of(guarded, **await make_key(keyed)) as client:
@@ -84,7 +84,7 @@ async def test_a_connection_that_is_lost_when_all_is_said_spoils_no_answer(
     assert pool.checkedout() == 0
 
 
-async def test_a_session_has_given_its_connection_back_when_the_answer_begins(
+async def test_predictions_returns_its_connection_before_the_response_starts(
     app: FastAPI,
 ) -> None:
     """Else a client who does not read keeps it for as long."""
@@ -105,7 +105,7 @@ async def test_a_session_has_given_its_connection_back_when_the_answer_begins(
     assert in_use == [("http.response.start", 0), ("http.response.body", 0)]
 
 
-async def test_a_key_whose_ids_cannot_be_drawn_harms_its_own_rows_alone(
+async def test_predict_with_an_api_key_without_its_id_sequence_is_503_for_that_key_only(
     guarded: FastAPI, keyed: Settings, connection: asyncpg.Connection
 ) -> None:
     async with (
@@ -132,7 +132,7 @@ async def test_a_key_whose_ids_cannot_be_drawn_harms_its_own_rows_alone(
         assert (await whole.get("/readyz")).status_code == 200
 
 
-async def test_trouble_of_a_half_is_not_forgotten_for_the_other_half_was_refused(
+async def test_recorder_with_a_refused_row_and_a_full_disk_in_one_group_reports_both(
     app: FastAPI, client: AsyncClient, connection: asyncpg.Connection
 ) -> None:
     await connection.execute("""
@@ -156,7 +156,9 @@ async def test_trouble_of_a_half_is_not_forgotten_for_the_other_half_was_refused
     assert "53100" in (await client.get("/readyz")).text
 
 
-async def test_a_batch_that_the_network_does_not_take_has_a_bound(settings: Settings) -> None:
+async def test_batch_transaction_past_the_command_timeout_raises_and_closes_its_connection(
+    settings: Settings,
+) -> None:
     """asyncpg's own bound on a statement does not end a COPY that waits for the network."""
     settings = settings.model_copy(update={"database_command_timeout": 0.1})
     engine = create_engine(settings)

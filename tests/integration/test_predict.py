@@ -10,7 +10,7 @@ from iris_api.iris import FEATURE_NAMES
 from iris_api.settings import Settings
 
 
-async def test_a_prediction_is_answered_and_stored(
+async def test_predict_returns_and_stores_the_prediction(
     client: AsyncClient, connection: asyncpg.Connection
 ) -> None:
     response = await client.post("/predict", json=SETOSA)
@@ -26,7 +26,9 @@ async def test_a_prediction_is_answered_and_stored(
 
 
 @pytest.mark.parametrize("asked", ["/predict", "/iris/predict"])
-async def test_links_lead_through_the_proxy(settings: Settings, asked: str) -> None:
+async def test_predict_and_predictions_with_a_root_path_have_links_below_it(
+    settings: Settings, asked: str
+) -> None:
     """Whether it takes its own path away or not."""
     async with running(settings.model_copy(update={"root_path": "/iris"})) as client:
         for _ in range(2):
@@ -38,7 +40,7 @@ async def test_links_lead_through_the_proxy(settings: Settings, asked: str) -> N
         assert page.headers["Link"].startswith("</iris/predictions?")
 
 
-async def test_the_iris_data_is_answered_as_scikit_learn_answers_it(
+async def test_predict_of_the_iris_data_equals_scikit_learn(
     client: AsyncClient, settings: Settings
 ) -> None:
     data = load_iris()

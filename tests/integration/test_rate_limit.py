@@ -48,7 +48,7 @@ def assert_refused(response: Response, seconds: int) -> None:
     assert response.headers["RateLimit-Policy"] == f'"client";q={QUOTA};w={WINDOW}'
 
 
-async def test_each_answer_tells_what_is_left_and_past_it_requests_are_refused(
+async def test_rate_limit_headers_count_down_and_requests_past_the_limit_are_429(
     limited: Settings, clock: Clock
 ) -> None:
     async with running(limited) as client:
@@ -67,7 +67,7 @@ async def test_each_answer_tells_what_is_left_and_past_it_requests_are_refused(
         assert response.headers["RateLimit"] == f'"client";r=2;t={WINDOW}'
 
 
-async def test_errors_count_and_tell_what_is_left_as_well(limited: Settings) -> None:
+async def test_rate_limit_counts_error_responses(limited: Settings) -> None:
     async with running(limited) as client:
         responses = [
             await client.post("/predict", json={}),
@@ -80,7 +80,7 @@ async def test_errors_count_and_tell_what_is_left_as_well(limited: Settings) -> 
         assert_refused(await ask(client), WINDOW)
 
 
-async def test_probes_and_the_documentation_are_never_limited(limited: Settings) -> None:
+async def test_rate_limit_does_not_apply_to_probes_and_docs(limited: Settings) -> None:
     async with running(limited) as client:
         for path in ("/livez", "/readyz", "/metrics", "/openapi.json", "/docs"):
             for _ in range(QUOTA + 1):
@@ -90,7 +90,7 @@ async def test_probes_and_the_documentation_are_never_limited(limited: Settings)
         assert (await ask(client)).headers["RateLimit"] == f'"client";r=2;t={WINDOW}'
 
 
-async def test_each_client_has_a_limit_of_its_own_however_many_keys_it_has(
+async def test_rate_limit_of_a_client_is_shared_by_its_api_keys(
     limited: Settings,
 ) -> None:
     settings = limited.model_copy(update={"auth": "keys"})
@@ -106,7 +106,7 @@ async def test_each_client_has_a_limit_of_its_own_however_many_keys_it_has(
             assert (await ask(client)).headers["RateLimit"] == f'"client";r=2;t={WINDOW}'
 
 
-async def test_who_has_no_key_is_nobodys_burden(limited: Settings) -> None:
+async def test_rate_limit_does_not_count_requests_without_an_api_key(limited: Settings) -> None:
     settings = limited.model_copy(update={"auth": "keys"})
     async with started(settings) as app, client_of(app) as nobody:
         for _ in range(QUOTA + 1):
@@ -117,7 +117,7 @@ async def test_who_has_no_key_is_nobodys_burden(limited: Settings) -> None:
             assert (await ask(client)).headers["RateLimit"] == f'"client";r=2;t={WINDOW}'
 
 
-async def test_without_a_limit_nothing_is_told(client: AsyncClient) -> None:
+async def test_rate_limit_unset_sends_no_headers(client: AsyncClient) -> None:
     response = await ask(client)
     assert response.status_code == 200
     assert not re.search("ratelimit", str(response.headers), re.IGNORECASE)

@@ -19,7 +19,7 @@ from iris_api.recording import recorder
 from iris_api.settings import Settings
 
 
-async def test_a_service_with_all_its_parts_is_ready(client: AsyncClient) -> None:
+async def test_readyz_with_database_schema_and_model_is_200(client: AsyncClient) -> None:
     await assert_alive(client)
     assert await checks(client) == dict.fromkeys(PARTS, "ok")
     details = (await client.get("/readyz")).json()["checks"]
@@ -27,7 +27,7 @@ async def test_a_service_with_all_its_parts_is_ready(client: AsyncClient) -> Non
     assert (await client.get("/model")).json()["version"] in details["model"]["detail"]
 
 
-async def test_however_many_ask_whether_the_service_is_ready_one_connection_is_busy(
+async def test_readyz_with_500_concurrent_requests_uses_one_connection(
     app: FastAPI, client: AsyncClient
 ) -> None:
     in_use = app.state.resources.metrics.connections_in_use._value
@@ -41,7 +41,7 @@ async def test_however_many_ask_whether_the_service_is_ready_one_connection_is_b
     assert max(busy for _, busy in answers) <= 1
 
 
-async def test_an_empty_database_is_not_ready_until_it_is_migrated(
+async def test_readyz_with_an_empty_database_is_503_until_migrate(
     empty_database: URL, data_dir: Path
 ) -> None:
     settings = settings_for(empty_database, data_dir)
@@ -63,7 +63,7 @@ async def test_an_empty_database_is_not_ready_until_it_is_migrated(
         assert (await client.post("/predict", json=SETOSA)).status_code == 200
 
 
-async def test_a_schema_without_a_table_that_is_needed_is_outdated(
+async def test_predict_and_predictions_without_a_needed_column_are_schema_outdated(
     client: AsyncClient, database: URL
 ) -> None:
     await asyncio.to_thread(execute, database, "ALTER TABLE iris_predictions DROP model_version")
@@ -71,7 +71,9 @@ async def test_a_schema_without_a_table_that_is_needed_is_outdated(
     assert_problem(await client.get("/predictions"), 503, "schema-outdated")
 
 
-async def test_a_newer_schema_is_ready(client: AsyncClient, database: URL) -> None:
+async def test_readyz_with_a_newer_schema_revision_is_200(
+    client: AsyncClient, database: URL
+) -> None:
     """While replicas are updated one by one, the old ones meet it."""
     change = "UPDATE alembic_version SET version_num = 'from-the-future'"
     await asyncio.to_thread(execute, database, change)
@@ -79,14 +81,12 @@ async def test_a_newer_schema_is_ready(client: AsyncClient, database: URL) -> No
     assert (await client.post("/predict", json=SETOSA)).status_code == 200
 
 
-async def test_a_schema_that_is_older_than_all_is_not_ready(
-    client: AsyncClient, database: URL
-) -> None:
+async def test_readyz_without_a_schema_revision_is_503(client: AsyncClient, database: URL) -> None:
     await asyncio.to_thread(execute, database, "DELETE FROM alembic_version")
     assert (await checks(client))["schema"] == "failed"
 
 
-async def test_a_database_that_does_not_store_is_not_ready_though_it_answers(
+async def test_readyz_after_a_lock_timeout_of_predict_is_503(
     settings: Settings, connection: asyncpg.Connection
 ) -> None:
     settings = settings.model_copy(update={"database_lock_timeout": 0.1})
@@ -101,7 +101,7 @@ async def test_a_database_that_does_not_store_is_not_ready_though_it_answers(
         assert await checks(client) == dict.fromkeys(PARTS, "ok")
 
 
-async def test_where_all_connections_wait_the_reason_is_what_they_wait_for(
+async def test_readyz_while_all_connections_are_in_use_is_503_and_names_the_lock_timeout(
     settings: Settings, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder, "_REMEMBERED_SECONDS", 60)

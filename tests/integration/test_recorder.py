@@ -24,7 +24,7 @@ async def rows_in(connection: asyncpg.Connection) -> set[int]:
     return {row["id"] for row in await connection.fetch("SELECT id FROM iris_predictions")}
 
 
-async def test_requests_at_the_same_time_share_commits(
+async def test_recorder_with_concurrent_requests_commits_them_in_groups(
     client: AsyncClient, connection: asyncpg.Connection
 ) -> None:
     responses = await asyncio.gather(*(ask(client, SETOSA) for _ in range(100)))
@@ -35,7 +35,7 @@ async def test_requests_at_the_same_time_share_commits(
     assert 1 <= transactions < 50
 
 
-async def test_each_caller_gets_the_row_of_its_own_question(
+async def test_recorder_with_concurrent_requests_returns_each_its_own_row(
     client: AsyncClient, connection: asyncpg.Connection
 ) -> None:
     questions = [{**SETOSA, "sepal_length": round(1 + n / 100, 2)} for n in range(200)]
@@ -48,7 +48,7 @@ async def test_each_caller_gets_the_row_of_its_own_question(
 
 
 @pytest.mark.usefixtures("poisoned")
-async def test_a_row_that_postgresql_refuses_fails_alone(
+async def test_recorder_with_a_row_refused_by_postgresql_fails_only_that_row(
     client: AsyncClient, connection: asyncpg.Connection
 ) -> None:
     questions = [POISON if n in {0, 13, 29} else SETOSA for n in range(30)]
@@ -60,7 +60,7 @@ async def test_a_row_that_postgresql_refuses_fails_alone(
 
 
 @pytest.mark.usefixtures("poisoned")
-async def test_a_half_that_fails_does_not_take_the_committed_one_with_it(
+async def test_recorder_with_a_failing_half_keeps_the_committed_half(
     client: AsyncClient, settings: Settings, connection: asyncpg.Connection
 ) -> None:
     questions = [POISON, SETOSA, KILLER, SETOSA]
@@ -74,7 +74,7 @@ async def test_a_half_that_fails_does_not_take_the_committed_one_with_it(
 
 
 @pytest.mark.usefixtures("poisoned")
-async def test_a_half_that_was_never_sent_is_not_called_unknown(
+async def test_recorder_with_an_unsent_half_raises_database_unavailable_for_it(
     app: FastAPI, settings: Settings, connection: asyncpg.Connection
 ) -> None:
     answer = ClassPrediction(0, "setosa", None, None)
@@ -92,7 +92,7 @@ async def test_a_half_that_was_never_sent_is_not_called_unknown(
     assert await rows_in(connection) == set()
 
 
-async def test_a_row_that_the_driver_cannot_encode_fails_alone(
+async def test_recorder_with_an_unencodable_row_fails_only_that_row(
     app: FastAPI, client: AsyncClient, connection: asyncpg.Connection
 ) -> None:
     row = IrisFeatures(**SETOSA).as_row()
@@ -107,7 +107,7 @@ async def test_a_row_that_the_driver_cannot_encode_fails_alone(
 
 
 @pytest.mark.usefixtures("poisoned")
-async def test_a_batch_with_a_refused_row_is_not_stored_at_all(
+async def test_predict_batch_with_a_refused_row_is_500_and_stores_nothing(
     client: AsyncClient, connection: asyncpg.Connection
 ) -> None:
     response = await client.post("/predict/batch", json={"items": [SETOSA, POISON, SETOSA]})
@@ -115,7 +115,7 @@ async def test_a_batch_with_a_refused_row_is_not_stored_at_all(
     assert await rows_in(connection) == set()
 
 
-async def test_neighbours_of_a_cancelled_caller_are_answered_and_stored(
+async def test_recorder_with_a_cancelled_request_stores_the_others_of_its_group(
     client: AsyncClient, connection: asyncpg.Connection
 ) -> None:
     async with writes_held_up(connection):
@@ -127,7 +127,7 @@ async def test_neighbours_of_a_cancelled_caller_are_answered_and_stored(
     assert answered <= await rows_in(connection)
 
 
-async def test_an_answer_waits_for_the_commit_of_its_group(
+async def test_predict_waits_for_the_commit_of_its_group(
     client: AsyncClient, connection: asyncpg.Connection
 ) -> None:
     async with writes_held_up(connection):
@@ -137,7 +137,7 @@ async def test_an_answer_waits_for_the_commit_of_its_group(
     assert (await call).status_code == 200
 
 
-async def test_the_recorder_finishes_what_it_has_taken_when_the_service_stops(
+async def test_recorder_aclose_finishes_accepted_requests(
     app: FastAPI, client: AsyncClient, connection: asyncpg.Connection
 ) -> None:
     calls = [asyncio.create_task(ask(client, SETOSA)) for _ in range(20)]

@@ -17,7 +17,7 @@ from iris_api.recording import idempotent, retention
 from iris_api.settings import Settings
 
 
-async def test_old_keys_are_forgotten_and_may_be_used_anew(
+async def test_prune_idempotency_keys_deletes_old_keys_and_predict_may_reuse_them(
     client: AsyncClient, connection: asyncpg.Connection, session: AsyncSession
 ) -> None:
     old, _, young = [await ask(client, key) for key in ("old", "older", "young")]
@@ -38,7 +38,7 @@ async def test_old_keys_are_forgotten_and_may_be_used_anew(
     assert await count_rows(connection) == 4  # what was predicted is kept
 
 
-async def test_keys_are_forgotten_in_chunks(
+async def test_prune_idempotency_keys_deletes_at_most_10000_rows_per_call(
     connection: asyncpg.Connection, session: AsyncSession
 ) -> None:
     await connection.execute(
@@ -52,7 +52,7 @@ async def test_keys_are_forgotten_in_chunks(
     assert await count_keys(connection) == 0
 
 
-async def test_the_service_goes_on_forgetting_keys_whatever_went_wrong_before(
+async def test_retention_after_a_failed_round_deletes_old_idempotency_keys(
     settings: Settings, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "_SECONDS_BETWEEN_ROUNDS", 0.02)
@@ -79,7 +79,7 @@ async def test_the_service_goes_on_forgetting_keys_whatever_went_wrong_before(
     assert await connection.fetchval("SELECT key FROM idempotency_keys") == "young"
 
 
-async def test_a_key_that_is_forgotten_while_its_row_is_looked_for_is_not_called_reused(
+async def test_predict_with_an_idempotency_key_pruned_during_its_lookup_is_503(
     client: AsyncClient, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = await ask(client, "old")
@@ -98,7 +98,7 @@ async def test_a_key_that_is_forgotten_while_its_row_is_looked_for_is_not_called
     assert again.content != first.content
 
 
-async def test_keys_that_another_replica_is_just_forgetting_are_passed_over(
+async def test_prune_idempotency_keys_skips_rows_locked_by_another_replica(
     connection: asyncpg.Connection, session: AsyncSession, client: AsyncClient
 ) -> None:
     await ask_all(client, [("one", SETOSA), ("other", SETOSA)])

@@ -57,7 +57,7 @@ def settings_with(proxy: Proxy, data_dir: Path, host: str, **query: object) -> S
         ("127.0.0.1", {}),
     ],
 )
-async def test_a_server_of_the_right_authority_is_used(
+async def test_migrate_and_predict_with_a_trusted_server_certificate_succeed(
     proxy: TlsProxy, certificates: Path, data_dir: Path, host: str, query: dict[str, str]
 ) -> None:
     root = certificates / "authority.crt"
@@ -68,7 +68,7 @@ async def test_a_server_of_the_right_authority_is_used(
     assert set(proxy.clients) == {None}
 
 
-async def test_the_service_shows_its_own_certificate(
+async def test_predict_with_sslcert_sends_its_client_certificate(
     proxy: TlsProxy, certificates: Path, data_dir: Path
 ) -> None:
     own = settings_with(
@@ -93,7 +93,7 @@ async def test_the_service_shows_its_own_certificate(
         ("localhost", "require", "stranger.crt"),  # given a root, libpq verifies by it too
     ],
 )
-async def test_another_server_is_refused_and_the_operator_told(
+async def test_migrate_and_predict_with_an_untrusted_server_certificate_fail(
     proxy: TlsProxy, certificates: Path, data_dir: Path, host: str, mode: str, root: str
 ) -> None:
     own = settings_with(proxy, data_dir, host, sslmode=mode, sslrootcert=certificates / root)

@@ -1,0 +1,141 @@
+import re
+
+import pytest
+from fastapi import FastAPI
+from httpx2 import AsyncClient
+from prometheus_client.parser import text_string_to_metric_families
+from tests.support.application import assert_problem, running
+from tests.support.flowers import SETOSA, VIRGINICA
+
+from iris_api.settings import Settings
+
+
+async def metrics(client: AsyncClient) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """The values of all metrics, by name and labels."""
+    response = await client.get("/metrics")
+    assert response.status_code == 200
+    assert response.headers["Content-Type"].startswith("text/plain; version=")
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+
+
+def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    return f"iris_{name}", frozenset(labels.items())
+
+
+async def test_metrics_count_requests_predictions_and_connections(
+    client: AsyncClient, settings: Settings
+) -> None:
+    answers = [(await client.post("/predict", json=SETOSA)).json() for _ in range(3)]
+    await client.post("/predict/batch", json={"items": [SETOSA, VIRGINICA, VIRGINICA]})
+    await client.post("/predict", json={})
+    await client.get("/predictions")
+    await client.get("/predictions/1")
+    await client.get("/predictions/999")
+    await client.get("/nowhere/1")
+    await client.get("/nowhere/2")
+    values = await metrics(client)
+
+    def requests(method: str, route: str, status: str) -> float:
+        return values[key("http_requests_total", method=method, route=route, status=status)]
+
+    assert requests("POST", "/predict", "200") == 3
+    assert requests("POST", "/predict", "422") == 1
+    assert requests("POST", "/predict/batch", "200") == 1
+    assert requests("GET", "/predictions", "200") == 1
+    assert requests("GET", "/predictions/{prediction_id}", "200") == 1
+    assert requests("GET", "/predictions/{prediction_id}", "404") == 1
+    assert requests("GET", "unmatched", "404") == 2
+    latency = key("http_request_duration_seconds_count", method="POST", route="/predict")
+    assert values[latency] == 4
+    assert values[key("inference_duration_seconds_count")] >= 2
+    version = answers[0]["model_version"]
+    for label, count in [("setosa", 4), ("virginica", 2)]:
+        assert values[key("predictions_total", label=label, model_version=version)] == count
+    assert values[key("database_connections_in_use")] == 0
+    assert values[key("database_connections_limit")] == settings.database_pool_size
+
+
+async def test_metrics_with_unknown_methods_and_paths_have_bounded_labels(
+    client: AsyncClient,
+) -> None:
+    for number in range(20):
+        await client.request(f"INVENT{number}", f"/nowhere/{number}?{number}")
+    named = {labels for name, labels in await metrics(client) if name == "iris_http_requests_total"}
+    assert {dict(labels)["method"] for labels in named} == {"other"}
+    assert {dict(labels)["route"] for labels in named} == {"unmatched"}
+
+
+async def test_metrics_after_a_failed_predict_count_no_prediction(settings: Settings) -> None:
+    other = settings.model_copy(update={"database_connect_timeout": 0.000_001})
+    async with running(other) as client:
+        assert (await client.post("/predict", json=SETOSA)).status_code == 503
+        names = {name for name, _ in await metrics(client)}
+    assert "iris_predictions_total" not in names
+
+
+async def test_metrics_of_two_applications_are_separate(settings: Settings) -> None:
+    async with running(settings) as one, running(settings) as other:
+        await one.post("/predict", json=SETOSA)
+        done = key("http_requests_total", method="POST", route="/predict", status="200")
+        assert (await metrics(one))[done] == 1
+        assert done not in await metrics(other)
+
+
+@pytest.mark.parametrize("given", ["a", "6f0c8a4e-2b1d:4c7f_9a3e.5d", "x" * 128])
+async def test_request_id_with_a_valid_header_is_kept(client: AsyncClient, given: str) -> None:
+    response = await client.get("/livez", headers={"X-Request-ID": given})
+    assert response.headers["X-Request-ID"] == given
+    problem = await client.get("/predictions/999", headers={"X-Request-ID": given})
+    assert assert_problem(problem, 404, "prediction-not-found")["request_id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "a b", 'a"b', "<script>", "x" * 129, "é", "a\tb"])
+async def test_request_id_with_an_invalid_header_is_replaced(
+    client: AsyncClient, given: str
+) -> None:
+    response = await client.get("/livez", headers={b"X-Request-ID": given.encode()})
+    assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-ID"])
+
+
+async def test_request_id_without_a_header_is_unique(client: AsyncClient) -> None:
+    ids = {(await client.get("/livez")).headers["X-Request-ID"] for _ in range(20)}
+    assert len(ids) == 20
+
+
+async def test_predictions_with_an_unexpected_exception_is_500_and_the_next_request_succeeds(
+    client: AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_arguments: object) -> None:
+        raise RuntimeError("the secret of the house")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("iris_api.api.predictions.get_prediction", fail)
+        response = await client.get("/predictions/1")
+    assert_problem(response, 500, "internal-error")
+    for word in ("secret", "RuntimeError", "Traceback", ".py"):
+        assert word not in response.text
+    assert_problem(await client.get("/predictions/1"), 404, "prediction-not-found")
+    assert (await client.post("/predict", json=SETOSA)).status_code == 200
+    failed = key(
+        "http_requests_total", method="GET", route="/predictions/{prediction_id}", status="500"
+    )
+    assert (await metrics(client))[failed] == 1
+
+
+async def test_predict_with_a_failing_model_is_500_and_the_next_request_is_200(
+    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise ValueError("Input X contains 5.1")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("iris_api.inference.Classifier.predict", fail)
+        response = await client.post("/predict", json=SETOSA)
+    assert_problem(response, 500, "internal-error")
+    assert "5.1" not in response.text
+    assert (await client.post("/predict", json=SETOSA)).status_code == 200
+    assert len((await client.get("/predictions")).json()["items"]) == 1
