@@ -10,25 +10,10 @@ import pytest
 from sqlalchemy import URL
 from tests.conftest import execute
 from tests.support.flowers import SETOSA
-from tests.support.service import Service, environment, poll_until, run
+from tests.support.log_lines import line_of, lines_of
+from tests.support.service import Service, environment, run
 
 FLOWER = {**SETOSA, "sepal_length": 5.0625}
-
-
-def lines_of(service: Service) -> list[dict[str, Any]]:
-    """The log: a line of JSON for each event."""
-    return [json.loads(line) for line in service.errors.splitlines()]
-
-
-def line_of(service: Service, request_id: str) -> dict[str, Any]:
-    """The one line of a request."""
-    poll_until(lambda: request_id in service.errors, "the request is logged")
-    [line] = [
-        line
-        for line in lines_of(service)
-        if line.get("request_id") == request_id and line["event"] == "request"
-    ]
-    return line
 
 
 async def test_log_has_one_json_line_per_request_with_its_request_id(service: Service) -> None:

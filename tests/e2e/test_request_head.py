@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from sqlalchemy import URL
-from tests.e2e.test_log_lines import line_of
 from tests.support.application import fetch
+from tests.support.log_lines import line_of
 from tests.support.raw import BODY, GET, HEAD, Raw, connected, predict
 from tests.support.service import Service, serving
 

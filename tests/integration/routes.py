@@ -1,8 +1,49 @@
 """All routes: those that are open, and those that are closed to who has no API key."""
 
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 from httpx2 import AsyncClient, Response
-from tests.integration.test_routes_commit_before_response import EXAMPLES
 from tests.support.application import assert_problem
+from tests.support.flowers import SETOSA
+
+
+@dataclass(frozen=True)
+class Example:
+    """A request that a route answers with success, and the rows that it writes."""
+
+    url: str
+    body: Any = None
+    writes: int = 0
+
+
+EXAMPLES = {
+    "POST /predict": Example("/predict", SETOSA, writes=1),
+    "POST /predict/batch": Example("/predict/batch", {"items": [SETOSA] * 3}, writes=3),
+    "GET /predictions": Example("/predictions"),
+    "GET /predictions/{prediction_id}": Example("/predictions/1"),
+    "GET /model": Example("/model"),
+    "GET /livez": Example("/livez"),
+    "GET /readyz": Example("/readyz"),
+    "GET /metrics": Example("/metrics"),
+    "GET /": Example("/"),
+    "GET /docs": Example("/docs"),
+    "GET /openapi.json": Example("/openapi.json"),
+    "HEAD /openapi.json": Example("/openapi.json"),
+    "MOUNT /docs/assets": Example("/docs/assets/swagger-ui.css"),
+}
+
+
+def routes_of(app: FastAPI) -> set[str]:
+    """Every route, those that the OpenAPI document does not show included."""
+    return {
+        f"{method} {route.path}"
+        for route in iter_route_contexts(app.routes)
+        for method in getattr(route, "methods", None) or {"MOUNT"}
+    }
+
 
 OPEN = {
     "GET /",

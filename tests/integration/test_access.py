@@ -7,8 +7,7 @@ import asyncpg
 import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
-from tests.integration.routes import CLOSED, NEEDED, OPEN, ask, assert_unauthorized
-from tests.integration.test_routes_commit_before_response import routes_of
+from tests.integration.routes import CLOSED, NEEDED, OPEN, ask, assert_unauthorized, routes_of
 from tests.support.application import (
     assert_problem,
     client_of,

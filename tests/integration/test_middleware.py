@@ -3,27 +3,10 @@ import re
 import pytest
 from fastapi import FastAPI
 from httpx2 import AsyncClient
-from prometheus_client.parser import text_string_to_metric_families
-from tests.support.application import assert_problem, running
+from tests.support.application import assert_problem, metrics, running, sample_key
 from tests.support.flowers import SETOSA, VIRGINICA
 
 from iris_api.settings import Settings
-
-
-async def metrics(client: AsyncClient) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """The values of all metrics, by name and labels."""
-    response = await client.get("/metrics")
-    assert response.status_code == 200
-    assert response.headers["Content-Type"].startswith("text/plain; version=")
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(response.text)
-        for sample in family.samples
-    }
-
-
-def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
-    return f"iris_{name}", frozenset(labels.items())
 
 
 async def test_metrics_count_requests_predictions_and_connections(
@@ -40,7 +23,7 @@ async def test_metrics_count_requests_predictions_and_connections(
     values = await metrics(client)
 
     def requests(method: str, route: str, status: str) -> float:
-        return values[key("http_requests_total", method=method, route=route, status=status)]
+        return values[sample_key("http_requests_total", method=method, route=route, status=status)]
 
     assert requests("POST", "/predict", "200") == 3
     assert requests("POST", "/predict", "422") == 1
@@ -49,14 +32,14 @@ async def test_metrics_count_requests_predictions_and_connections(
     assert requests("GET", "/predictions/{prediction_id}", "200") == 1
     assert requests("GET", "/predictions/{prediction_id}", "404") == 1
     assert requests("GET", "unmatched", "404") == 2
-    latency = key("http_request_duration_seconds_count", method="POST", route="/predict")
+    latency = sample_key("http_request_duration_seconds_count", method="POST", route="/predict")
     assert values[latency] == 4
-    assert values[key("inference_duration_seconds_count")] >= 2
+    assert values[sample_key("inference_duration_seconds_count")] >= 2
     version = answers[0]["model_version"]
     for label, count in [("setosa", 4), ("virginica", 2)]:
-        assert values[key("predictions_total", label=label, model_version=version)] == count
-    assert values[key("database_connections_in_use")] == 0
-    assert values[key("database_connections_limit")] == settings.database_pool_size
+        assert values[sample_key("predictions_total", label=label, model_version=version)] == count
+    assert values[sample_key("database_connections_in_use")] == 0
+    assert values[sample_key("database_connections_limit")] == settings.database_pool_size
 
 
 async def test_metrics_with_unknown_methods_and_paths_have_bounded_labels(
@@ -80,7 +63,7 @@ async def test_metrics_after_a_failed_predict_count_no_prediction(settings: Sett
 async def test_metrics_of_two_applications_are_separate(settings: Settings) -> None:
     async with running(settings) as one, running(settings) as other:
         await one.post("/predict", json=SETOSA)
-        done = key("http_requests_total", method="POST", route="/predict", status="200")
+        done = sample_key("http_requests_total", method="POST", route="/predict", status="200")
         assert (await metrics(one))[done] == 1
         assert done not in await metrics(other)
 
@@ -120,7 +103,7 @@ async def test_predictions_with_an_unexpected_exception_is_500_and_the_next_requ
         assert word not in response.text
     assert_problem(await client.get("/predictions/1"), 404, "prediction-not-found")
     assert (await client.post("/predict", json=SETOSA)).status_code == 200
-    failed = key(
+    failed = sample_key(
         "http_requests_total", method="GET", route="/predictions/{prediction_id}", status="500"
     )
     assert (await metrics(client))[failed] == 1

@@ -5,8 +5,7 @@ from random import Random
 
 import pytest
 from httpx2 import AsyncClient
-from tests.integration.test_predict_invalid_bodies import JSON, flower
-from tests.support.flowers import SETOSA
+from tests.support.flowers import JSON, SETOSA, flower
 
 from iris_api.settings import Settings
 

@@ -6,19 +6,11 @@ import asyncpg
 import pytest
 from httpx2 import AsyncClient
 from tests.support.application import assert_problem, count_rows
-from tests.support.flowers import SETOSA
+from tests.support.flowers import JSON, SETOSA, flower
 
 from iris_api.settings import Settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-JSON = "application/json"
-
-
-def flower(**tokens: str) -> str:
-    """A flower as JSON text, with the given tokens in the place of its values."""
-    values = {name: json.dumps(value) for name, value in SETOSA.items()} | tokens
-    return "{" + ", ".join(f'"{name}": {token}' for name, token in values.items()) + "}"
 
 
 def flower_without(name: str) -> str:

@@ -8,10 +8,8 @@ import json
 import pytest
 from fastapi import FastAPI
 from httpx2 import AsyncClient, Response
-from tests.integration.routes import NEEDED, OPEN
-from tests.integration.test_middleware import metrics
-from tests.integration.test_routes_commit_before_response import EXAMPLES
-from tests.support.application import assert_problem, client_of, make_key, running
+from tests.integration.routes import EXAMPLES, NEEDED, OPEN
+from tests.support.application import assert_problem, client_of, make_key, metrics, running
 from tests.support.flowers import SETOSA
 
 from iris_api.settings import Settings

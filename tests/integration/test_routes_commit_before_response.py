@@ -1,57 +1,21 @@
 """No answer leaves before its commit: every route is watched at the moment its answer begins."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import asyncpg
 import pytest
 from fastapi import Depends, FastAPI
-from fastapi.routing import iter_route_contexts
 from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
+from tests.integration.routes import EXAMPLES, routes_of
 from tests.integration.witness import Sighting, Witness
 from tests.support.application import document
 from tests.support.flowers import SETOSA
 
 from iris_api.database import IrisFeatures, IrisPrediction, create_engine, create_session_factory
 from iris_api.settings import Settings
-
-
-@dataclass(frozen=True)
-class Example:
-    """A request that a route answers with success, and the rows that it writes."""
-
-    url: str
-    body: Any = None
-    writes: int = 0
-
-
-EXAMPLES = {
-    "POST /predict": Example("/predict", SETOSA, writes=1),
-    "POST /predict/batch": Example("/predict/batch", {"items": [SETOSA] * 3}, writes=3),
-    "GET /predictions": Example("/predictions"),
-    "GET /predictions/{prediction_id}": Example("/predictions/1"),
-    "GET /model": Example("/model"),
-    "GET /livez": Example("/livez"),
-    "GET /readyz": Example("/readyz"),
-    "GET /metrics": Example("/metrics"),
-    "GET /": Example("/"),
-    "GET /docs": Example("/docs"),
-    "GET /openapi.json": Example("/openapi.json"),
-    "HEAD /openapi.json": Example("/openapi.json"),
-    "MOUNT /docs/assets": Example("/docs/assets/swagger-ui.css"),
-}
-
-
-def routes_of(app: FastAPI) -> set[str]:
-    """Every route, those that the OpenAPI document does not show included."""
-    return {
-        f"{method} {route.path}"
-        for route in iter_route_contexts(app.routes)
-        for method in getattr(route, "methods", None) or {"MOUNT"}
-    }
 
 
 @pytest.fixture
@@ -86,7 +50,7 @@ async def test_routes_commit_before_the_response_starts(
         assert response.status_code < 400, route
         rows += example.writes
         assert witness.sightings.pop() == Sighting(open_writes=0, rows=rows), route
-        assert (await witness.check_server()).rows == rows, f"{route} writes after its answer"
+        assert (await witness.snapshot()).rows == rows, f"{route} writes after its answer"
     assert not witness.sightings
 
 
@@ -127,5 +91,5 @@ async def test_witness_detects_a_commit_after_the_response(
     async with AsyncClient(transport=ASGITransport(app=witness), base_url="http://late") as client:
         assert (await client.post("/late", json=SETOSA)).status_code == 200
     assert witness.sightings == [Sighting(open_writes=int(flushes), rows=0)]
-    assert (await witness.check_server()).rows == 1
+    assert (await witness.snapshot()).rows == 1
     await engine.dispose()

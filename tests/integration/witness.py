@@ -32,12 +32,12 @@ class Witness:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_when_seen(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self.sightings.append(await self.check_server())
+                self.sightings.append(await self.snapshot())
             await send(message)
 
         await self.app(scope, receive, send_when_seen)
 
-    async def check_server(self) -> Sighting:
+    async def snapshot(self) -> Sighting:
         return Sighting(
             open_writes=await self.connection.fetchval(_OPEN),
             rows=await self.connection.fetchval("SELECT count(*) FROM iris_predictions"),

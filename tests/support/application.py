@@ -178,3 +178,19 @@ def _operation_of(method: str, path: str) -> dict[str, Any] | None:
             operation: dict[str, Any] = paths[template][method]
             return operation
     return None
+
+
+async def metrics(client: AsyncClient) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """The values of all metrics, by name and labels."""
+    response = await client.get("/metrics")
+    assert response.status_code == 200
+    assert response.headers["Content-Type"].startswith("text/plain; version=")
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+
+
+def sample_key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    return f"iris_{name}", frozenset(labels.items())
