@@ -48,7 +48,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def test_what_was_saved_is_loaded(
+def test_load_artifact_returns_the_saved_model(
     manifest: Manifest, folder: Path, estimator: Any, rows: NDArray[np.float64]
 ) -> None:
     model = load_artifact(folder)
@@ -60,16 +60,18 @@ def test_what_was_saved_is_loaded(
     )
 
 
-def test_the_pinned_model_is_loaded(manifest: Manifest, folder: Path) -> None:
+def test_load_artifact_with_the_pinned_sha256_returns_the_model(
+    manifest: Manifest, folder: Path
+) -> None:
     assert load_artifact(folder, expected_sha256=manifest.sha256).manifest == manifest
 
 
-def test_the_hostile_file_does_harm_when_it_is_unpickled(hostile: bytes, evidence: Path) -> None:
+def test_joblib_load_of_the_hostile_file_runs_its_code(hostile: bytes, evidence: Path) -> None:
     joblib.load(io.BytesIO(hostile))
     assert evidence.exists()
 
 
-def test_a_file_that_is_not_the_manifests_is_not_unpickled(
+def test_load_artifact_with_another_file_than_the_manifests_does_not_unpickle_it(
     manifest: Manifest, folder: Path, hostile: bytes, evidence: Path
 ) -> None:
     (folder / manifest.file).write_bytes(hostile)
@@ -78,7 +80,7 @@ def test_a_file_that_is_not_the_manifests_is_not_unpickled(
     assert not evidence.exists()
 
 
-def test_a_file_that_is_not_the_pinned_one_is_not_unpickled(
+def test_load_artifact_with_another_file_than_the_pinned_one_does_not_unpickle_it(
     manifest: Manifest, folder: Path, hostile: bytes, evidence: Path
 ) -> None:
     (folder / manifest.file).write_bytes(hostile)
@@ -89,7 +91,7 @@ def test_a_file_that_is_not_the_pinned_one_is_not_unpickled(
 
 
 @pytest.mark.parametrize("library", ["scikit-learn", "numpy", "scipy", "joblib"])
-def test_a_file_of_other_libraries_is_not_unpickled(
+def test_load_artifact_with_a_file_of_other_libraries_does_not_unpickle_it(
     manifest: Manifest, folder: Path, hostile: bytes, evidence: Path, library: str
 ) -> None:
     (folder / manifest.file).write_bytes(hostile)
@@ -100,14 +102,18 @@ def test_a_file_of_other_libraries_is_not_unpickled(
     assert not evidence.exists()
 
 
-def test_a_file_of_unknown_libraries_is_refused(manifest: Manifest, folder: Path) -> None:
+def test_load_artifact_with_a_file_of_unknown_libraries_is_model_unavailable(
+    manifest: Manifest, folder: Path
+) -> None:
     edit_manifest(folder, libraries={})
     with pytest.raises(ModelUnavailable, match="scikit-learn unknown"):
         load_artifact(folder)
 
 
 @pytest.mark.parametrize("position", [0, 100, -1])
-def test_one_flipped_bit_is_found_out(manifest: Manifest, folder: Path, position: int) -> None:
+def test_load_artifact_with_one_flipped_bit_is_model_unavailable(
+    manifest: Manifest, folder: Path, position: int
+) -> None:
     path = folder / manifest.file
     content = bytearray(path.read_bytes())
     content[position] ^= 1
@@ -116,20 +122,22 @@ def test_one_flipped_bit_is_found_out(manifest: Manifest, folder: Path, position
         load_artifact(folder)
 
 
-def test_a_folder_without_a_model_says_how_to_train_one(folder: Path) -> None:
+def test_load_artifact_of_a_folder_without_a_model_says_how_to_train_one(folder: Path) -> None:
     with pytest.raises(
         ModelUnavailable, match=r"There is no model in .*iris-api train.*restart the service"
     ):
         load_artifact(folder)
 
 
-def test_a_manifest_without_its_file_is_refused(manifest: Manifest, folder: Path) -> None:
+def test_load_artifact_with_a_manifest_without_its_file_is_model_unavailable(
+    manifest: Manifest, folder: Path
+) -> None:
     (folder / manifest.file).unlink()
     with pytest.raises(ModelUnavailable, match=f"{manifest.file} cannot be read: No such file"):
         load_artifact(folder)
 
 
-def test_a_manifest_that_cannot_be_read_is_refused(folder: Path) -> None:
+def test_load_artifact_with_an_unreadable_manifest_is_model_unavailable(folder: Path) -> None:
     (folder / MANIFEST_NAME).mkdir(parents=True)
     with pytest.raises(
         ModelUnavailable, match=r"cannot be read: Is a directory.*move it away.*`iris-api train`"
@@ -138,7 +146,9 @@ def test_a_manifest_that_cannot_be_read_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"null", b"[]", b"{}", b"\xff\xfe", b"\x80\x04."])
-def test_a_manifest_that_is_none_is_refused(folder: Path, content: bytes) -> None:
+def test_load_artifact_with_an_invalid_manifest_is_model_unavailable(
+    folder: Path, content: bytes
+) -> None:
     folder.mkdir()
     (folder / MANIFEST_NAME).write_bytes(content)
     with pytest.raises(ModelUnavailable, match="is not a manifest"):
@@ -147,7 +157,7 @@ def test_a_manifest_that_is_none_is_refused(folder: Path, content: bytes) -> Non
 
 @pytest.mark.parametrize("file", ["../x.joblib", "a/x.joblib", "/x.joblib", "x.joblib\n", "x.pkl"])
 @pytest.mark.usefixtures("manifest")
-def test_a_file_outside_of_the_folder_is_not_read(
+def test_load_artifact_with_a_file_outside_of_the_folder_does_not_read_it(
     folder: Path, file: str, hostile: bytes, evidence: Path
 ) -> None:
     (folder.parent / "x.joblib").write_bytes(hostile)
@@ -169,13 +179,15 @@ def test_a_file_outside_of_the_folder_is_not_read(
     ],
 )
 @pytest.mark.usefixtures("manifest")
-def test_a_manifest_with_a_wrong_field_is_refused(folder: Path, changes: dict[str, Any]) -> None:
+def test_load_artifact_with_a_wrong_manifest_field_is_model_unavailable(
+    folder: Path, changes: dict[str, Any]
+) -> None:
     edit_manifest(folder, **changes)
     with pytest.raises(ModelUnavailable, match="is not a manifest"):
         load_artifact(folder)
 
 
-def test_a_model_whose_code_is_not_installed_is_refused(
+def test_load_artifact_with_an_estimator_of_a_missing_module_is_model_unavailable(
     folder: Path,
     rows: NDArray[np.float64],
     targets: NDArray[np.int64],

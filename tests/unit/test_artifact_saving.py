@@ -25,7 +25,7 @@ class Contrarian(LinearDiscriminantAnalysis):  # type: ignore[misc]  # scikit-le
         return self.classes_[self.predict_proba(rows).argmin(axis=1)]
 
 
-def test_the_manifest_says_what_the_rows_held(manifest: Manifest, rows: Rows) -> None:
+def test_save_artifact_describes_the_rows_in_the_manifest(manifest: Manifest, rows: Rows) -> None:
     assert [feature.name for feature in manifest.features] == list(FEATURE_NAMES)
     assert [feature.minimum for feature in manifest.features] == rows.min(axis=0).tolist()
     assert [feature.maximum for feature in manifest.features] == rows.max(axis=0).tolist()
@@ -36,7 +36,7 @@ def test_the_manifest_says_what_the_rows_held(manifest: Manifest, rows: Rows) ->
         assert feature.quantiles["0.5"] == np.median(values)
 
 
-def test_the_version_follows_from_the_content(
+def test_save_artifact_derives_the_version_from_the_content(
     manifest: Manifest,
     estimator: Any,
     rows: Rows,
@@ -51,7 +51,7 @@ def test_the_version_follows_from_the_content(
     assert load_artifact(folder).manifest.version != manifest.version
 
 
-def test_text_labels_are_as_good_as_numbers(
+def test_save_artifact_with_text_targets_predicts_class_numbers(
     rows: Rows, targets: Targets, labels: list[str], folder: Path
 ) -> None:
     estimator = LinearDiscriminantAnalysis().fit(rows, np.array(labels)[targets])
@@ -61,7 +61,7 @@ def test_text_labels_are_as_good_as_numbers(
 
 
 @pytest.mark.parametrize("interrupted", [".joblib", ".json"])
-def test_a_crash_while_saving_leaves_the_old_model(
+def test_save_artifact_with_a_crash_keeps_the_old_model(
     manifest: Manifest,
     rows: Rows,
     targets: Targets,
@@ -86,7 +86,7 @@ def test_a_crash_while_saving_leaves_the_old_model(
     assert load_artifact(folder).manifest == new
 
 
-def test_a_failed_write_leaves_the_old_model(
+def test_save_artifact_with_a_failed_write_keeps_the_old_model(
     manifest: Manifest, estimator: Any, rows: Rows, labels: list[str], folder: Path
 ) -> None:
     def full(_descriptor: int) -> None:
@@ -99,7 +99,7 @@ def test_a_failed_write_leaves_the_old_model(
     assert load_artifact(folder).manifest == manifest
 
 
-def test_an_estimator_without_probabilities_is_refused(
+def test_save_artifact_of_an_estimator_without_predict_proba_is_a_value_error(
     rows: Rows, targets: Targets, labels: list[str], folder: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"no predict_proba: wrap it in CalibratedClassifierCV"):
@@ -107,7 +107,7 @@ def test_an_estimator_without_probabilities_is_refused(
     assert not folder.exists()
 
 
-def test_an_estimator_that_was_not_fitted_is_refused(
+def test_save_artifact_of_an_unfitted_estimator_is_a_value_error(
     rows: Rows, labels: list[str], folder: Path
 ) -> None:
     with pytest.raises(ValueError, match="fit"):
@@ -115,7 +115,7 @@ def test_an_estimator_that_was_not_fitted_is_refused(
     assert not folder.exists()
 
 
-def test_an_estimator_of_named_columns_is_refused(
+def test_save_artifact_of_an_estimator_with_named_columns_is_a_value_error(
     rows: Rows, targets: Targets, labels: list[str], folder: Path
 ) -> None:
     estimator = LinearDiscriminantAnalysis().fit(rows, targets)
@@ -125,7 +125,7 @@ def test_an_estimator_of_named_columns_is_refused(
     assert not folder.exists()
 
 
-def test_an_estimator_whose_answer_is_not_its_most_probable_class_is_refused(
+def test_save_artifact_of_an_estimator_contradicting_its_probabilities_is_a_value_error(
     rows: Rows, targets: Targets, labels: list[str], folder: Path
 ) -> None:
     with pytest.raises(ValueError, match="not its most probable class"):
@@ -133,7 +133,7 @@ def test_an_estimator_whose_answer_is_not_its_most_probable_class_is_refused(
     assert not folder.exists()
 
 
-def test_an_estimator_of_other_columns_is_refused(
+def test_save_artifact_of_an_estimator_with_three_features_is_a_value_error(
     rows: Rows, targets: Targets, labels: list[str], folder: Path
 ) -> None:
     estimator = LinearDiscriminantAnalysis().fit(rows[:, :3], targets)
@@ -143,7 +143,7 @@ def test_an_estimator_of_other_columns_is_refused(
 
 
 @pytest.mark.parametrize("shape", [(200, 3), (120, 5), (600,), (2, 75, 4)])
-def test_rows_of_another_shape_are_refused(
+def test_save_artifact_with_rows_of_another_shape_is_a_value_error(
     estimator: Any, rows: Rows, labels: list[str], folder: Path, shape: tuple[int, ...]
 ) -> None:
     with pytest.raises(ValueError, match=r"not \(n, 4\)"):
@@ -152,7 +152,7 @@ def test_rows_of_another_shape_are_refused(
 
 
 @pytest.mark.parametrize("labels", [[], ["a", "b"], ["a", "b", "c", "d"], ["a", "b", "b"]])
-def test_each_class_needs_a_label_of_its_own(
+def test_save_artifact_without_a_distinct_label_for_each_class_is_a_value_error(
     estimator: Any, rows: Rows, folder: Path, labels: list[str]
 ) -> None:
     with pytest.raises(ValueError, match="label each"):
@@ -161,7 +161,7 @@ def test_each_class_needs_a_label_of_its_own(
 
 
 @pytest.mark.parametrize("name", ["../escaped", "a/b", "a b"])
-def test_a_name_that_is_no_plain_file_name_is_refused(
+def test_save_artifact_with_an_invalid_file_name_is_a_value_error(
     estimator: Any, rows: Rows, labels: list[str], folder: Path, name: str
 ) -> None:
     with pytest.raises(ValueError, match="file"):
@@ -169,5 +169,7 @@ def test_a_name_that_is_no_plain_file_name_is_refused(
     assert list(folder.parent.iterdir()) == []
 
 
-def test_only_the_model_and_its_manifest_are_left(manifest: Manifest, folder: Path) -> None:
+def test_save_artifact_leaves_only_the_model_and_its_manifest(
+    manifest: Manifest, folder: Path
+) -> None:
     assert {path.name for path in folder.iterdir()} == {manifest.file, MANIFEST_NAME}

@@ -9,13 +9,13 @@ from iris_api.batching import Batcher, CancelledInFlight
 from iris_api.errors import Overloaded
 
 
-async def test_a_lone_caller_is_served_at_once() -> None:
+async def test_batcher_with_one_caller_answers_at_once() -> None:
     gate = Gate()
     gate.open()
     assert await batcher_of(gate).submit(1) == 10
 
 
-async def test_callers_of_one_turn_travel_together_and_later_ones_form_the_next_batch() -> None:
+async def test_batcher_with_callers_of_two_turns_runs_one_batch_for_each_turn() -> None:
     gate = Gate()
     batcher = batcher_of(gate)
     first = submit(batcher, 1, 2, 3)
@@ -28,7 +28,7 @@ async def test_callers_of_one_turn_travel_together_and_later_ones_form_the_next_
     assert gate.batches == [[1, 2, 3], [4, 5]]
 
 
-async def test_a_batch_is_bounded() -> None:
+async def test_batcher_with_more_callers_than_max_batch_splits_them() -> None:
     gate = Gate()
     gate.open(3)
     calls = submit(batcher_of(gate, max_batch=2), 1, 2, 3, 4, 5)
@@ -36,7 +36,7 @@ async def test_a_batch_is_bounded() -> None:
     assert gate.batches == [[1, 2], [3, 4], [5]]
 
 
-async def test_as_many_batches_run_at_once_as_are_allowed() -> None:
+async def test_batcher_runs_max_in_flight_batches_at_once() -> None:
     gate = Gate()
     calls = submit(batcher_of(gate, max_batch=1, max_in_flight=2), 1, 2, 3)
     await turn()
@@ -46,7 +46,7 @@ async def test_as_many_batches_run_at_once_as_are_allowed() -> None:
     assert gate.most_running == 2
 
 
-async def test_callers_past_the_bound_are_refused_at_once() -> None:
+async def test_batcher_with_max_waiting_callers_refuses_the_next_at_once() -> None:
     gate = Gate()
     batcher = batcher_of(gate, max_batch=1, max_waiting=2)
     [running] = submit(batcher, 1)
@@ -59,7 +59,7 @@ async def test_callers_past_the_bound_are_refused_at_once() -> None:
     assert await asyncio.gather(running, *waiting) == [10, 20, 30]
 
 
-async def test_who_has_waited_too_long_is_refused_when_the_turn_comes() -> None:
+async def test_batcher_with_callers_waiting_too_long_refuses_them() -> None:
     gate = Gate()
     batcher = batcher_of(gate, max_wait_seconds=0.01)
     [running] = submit(batcher, 1)
@@ -75,7 +75,7 @@ async def test_who_has_waited_too_long_is_refused_when_the_turn_comes() -> None:
     assert gate.batches == [[1], [4]]
 
 
-async def test_who_is_cancelled_learns_whether_the_batch_had_begun() -> None:
+async def test_batcher_with_a_cancelled_caller_raises_in_flight_if_its_batch_began() -> None:
     gate = Gate()
     batcher = batcher_of(gate)
     learned: list[type[BaseException]] = []
@@ -101,7 +101,7 @@ async def test_who_is_cancelled_learns_whether_the_batch_had_begun() -> None:
     assert gate.batches == [[1]]
 
 
-async def test_who_is_cancelled_just_before_a_batch_begins_is_told_that_it_had_not() -> None:
+async def test_batcher_with_a_caller_cancelled_just_before_its_batch_is_not_in_flight() -> None:
     gate = Gate()
     batcher = batcher_of(gate, max_batch=1)
     [first] = submit(batcher, 1)
@@ -117,7 +117,7 @@ async def test_who_is_cancelled_just_before_a_batch_begins_is_told_that_it_had_n
     assert await first == 10
 
 
-async def test_cancelled_callers_make_room() -> None:
+async def test_batcher_with_a_cancelled_waiting_caller_accepts_another() -> None:
     gate = Gate()
     batcher = batcher_of(gate, max_batch=1, max_waiting=1)
     [running] = submit(batcher, 1)
@@ -133,7 +133,7 @@ async def test_cancelled_callers_make_room() -> None:
     assert gate.batches == [[1], [3]]
 
 
-async def test_a_caller_that_is_cancelled_in_flight_takes_nobody_with_it() -> None:
+async def test_batcher_with_a_caller_cancelled_in_flight_answers_the_others() -> None:
     gate = Gate()
     first, second = submit(batcher_of(gate), 1, 2)
     await turn()
@@ -144,7 +144,7 @@ async def test_a_caller_that_is_cancelled_in_flight_takes_nobody_with_it() -> No
     assert first.cancelled()
 
 
-async def test_a_failure_of_the_batch_reaches_just_its_callers() -> None:
+async def test_batcher_with_a_failed_batch_fails_only_its_callers() -> None:
     gate = Gate()
     batcher = batcher_of(gate)
     failing = submit(batcher, 1, -1)
@@ -155,7 +155,7 @@ async def test_a_failure_of_the_batch_reaches_just_its_callers() -> None:
     assert [type(result) for result in results] == [RuntimeError, RuntimeError, int]
 
 
-async def test_a_failure_of_one_item_reaches_its_caller_alone() -> None:
+async def test_batcher_with_a_failed_item_fails_only_its_caller() -> None:
     gate = Gate()
     gate.failing = {2}
     gate.open()
@@ -165,7 +165,7 @@ async def test_a_failure_of_one_item_reaches_its_caller_alone() -> None:
     assert isinstance(results[1], ValueError)
 
 
-async def test_too_few_results_fail_the_batch_instead_of_hanging_it() -> None:
+async def test_batcher_with_too_few_results_fails_the_batch() -> None:
     async def run(items: list[int]) -> list[int]:
         return items[:-1]
 
@@ -174,7 +174,7 @@ async def test_too_few_results_fail_the_batch_instead_of_hanging_it() -> None:
     assert isinstance(results[-1], ValueError)
 
 
-async def test_closing_answers_what_was_taken_and_takes_no_more() -> None:
+async def test_batcher_aclose_answers_accepted_callers_and_refuses_new_ones() -> None:
     gate = Gate()
     batcher = batcher_of(gate, max_batch=1)
     calls = submit(batcher, 1, 2, 3)
@@ -189,7 +189,7 @@ async def test_closing_answers_what_was_taken_and_takes_no_more() -> None:
     assert await asyncio.gather(*calls) == [10, 20, 30]
 
 
-async def test_a_batch_that_is_torn_down_cancels_its_callers() -> None:
+async def test_batcher_with_a_cancelled_batch_cancels_its_callers() -> None:
     gate = Gate()
     batcher = batcher_of(gate)
     [call] = submit(batcher, 1)

@@ -34,7 +34,7 @@ Calls = list[tuple[int, asyncio.Task[int]]]
     failing=st.sets(st.integers(0, 50), max_size=5),
 )
 @settings(max_examples=300, deadline=None)
-def test_any_interleaving_leaves_each_caller_with_its_own_outcome(
+def test_batcher_with_any_interleaving_gives_each_caller_its_own_outcome(
     actions: list[tuple[str, int]], bounds: dict[str, int], failing: set[int]
 ) -> None:
     async def scenario() -> None:

@@ -22,7 +22,7 @@ def classifier(fitted: Any, labels: list[str]) -> Classifier:
     return Classifier(fitted, classes=labels, version="test-1")
 
 
-def test_answers_are_scikit_learns_own(
+def test_classifier_predict_equals_scikit_learn(
     classifier: Classifier, fitted: Any, rows: Rows, labels: list[str]
 ) -> None:
     answers = classifier.predict(rows)
@@ -34,7 +34,9 @@ def test_answers_are_scikit_learns_own(
     assert {answer.model_version for answer in answers} == {"test-1"}
 
 
-def test_a_row_alone_is_answered_as_within_a_batch(classifier: Classifier, rows: Rows) -> None:
+def test_classifier_predict_of_one_row_equals_its_prediction_in_a_batch(
+    classifier: Classifier, rows: Rows
+) -> None:
     sample = rows[::15]
     for row, within in zip(sample, classifier.predict(sample), strict=True):
         [alone] = classifier.predict(row.reshape(1, -1))
@@ -42,7 +44,7 @@ def test_a_row_alone_is_answered_as_within_a_batch(classifier: Classifier, rows:
         assert alone.probabilities == pytest.approx(within.probabilities, abs=1e-9)
 
 
-def test_answers_come_in_the_order_of_the_rows(classifier: Classifier, rows: Rows) -> None:
+def test_classifier_predict_keeps_the_order_of_the_rows(classifier: Classifier, rows: Rows) -> None:
     order = np.random.default_rng(0).permutation(len(rows))
     in_order = [answer.label for answer in classifier.predict(rows)]
     assert [answer.label for answer in classifier.predict(rows[order])] == [
@@ -50,7 +52,9 @@ def test_answers_come_in_the_order_of_the_rows(classifier: Classifier, rows: Row
     ]
 
 
-def test_probabilities_sum_to_1_and_are_plain_numbers(classifier: Classifier, rows: Rows) -> None:
+def test_classifier_predict_gives_plain_probabilities_with_sum_1(
+    classifier: Classifier, rows: Rows
+) -> None:
     for answer in classifier.predict(rows):
         assert answer.probabilities is not None
         assert sum(answer.probabilities.values()) == pytest.approx(1)

@@ -26,7 +26,7 @@ def config() -> Config:
 
 
 @pytest.mark.parametrize("connects_first", [True, False])
-def test_every_client_is_told_to_go_elsewhere(
+def test_connections_close_after_answers_sends_connection_close_by_default(
     connections: Connections, config: Config, *, connects_first: bool
 ) -> None:
     state = ServerState()
@@ -64,7 +64,7 @@ class RecordingTransport(asyncio.Transport):
         return f"extra {name}"
 
 
-async def test_a_head_leaves_with_its_body_and_waits_for_none() -> None:
+async def test_joining_transport_writes_head_and_body_together_and_a_lone_head_soon() -> None:
     plain = RecordingTransport()
     joining = JoiningTransport(plain, asyncio.get_running_loop())
     joining.write(b"head ")
@@ -78,7 +78,7 @@ async def test_a_head_leaves_with_its_body_and_waits_for_none() -> None:
     assert plain.written[2:] == []
 
 
-async def test_nothing_is_written_to_a_connection_that_was_lost() -> None:
+async def test_joining_transport_after_abort_writes_nothing() -> None:
     plain = RecordingTransport()
     joining = JoiningTransport(plain, asyncio.get_running_loop())
     joining.write(b"head of a stream")
@@ -87,7 +87,7 @@ async def test_nothing_is_written_to_a_connection_that_was_lost() -> None:
     assert plain.written == ["aborted"]
 
 
-async def test_what_was_written_leaves_before_the_end() -> None:
+async def test_joining_transport_close_writes_pending_data_first() -> None:
     plain = RecordingTransport()
     joining = JoiningTransport(plain, asyncio.get_running_loop())
     joining.write(b"a last word")

@@ -19,30 +19,30 @@ def packed(version: int, microseconds: int, row_id: int) -> str:
 
 
 @given(CURSORS)
-def test_a_cursor_is_read_as_it_was_written(cursor: Cursor) -> None:
+def test_cursor_decode_of_an_encoded_cursor_is_the_cursor(cursor: Cursor) -> None:
     assert Cursor.decode(cursor.encode()) == cursor
 
 
 @pytest.mark.parametrize("hours", [-12, -3.5, 14])
-def test_a_cursor_does_not_depend_on_the_offset_of_its_time(hours: float) -> None:
+def test_cursor_encode_does_not_depend_on_the_offset_of_its_time(hours: float) -> None:
     time = datetime(2026, 1, 31, 12, tzinfo=UTC)
     elsewhere = time.astimezone(timezone(timedelta(hours=hours)))
     assert Cursor(elsewhere, 7).encode() == Cursor(time, 7).encode()
 
 
 @given(CURSORS)
-def test_a_cursor_needs_no_escaping_in_a_url(cursor: Cursor) -> None:
+def test_cursor_encode_needs_no_escaping_in_a_url(cursor: Cursor) -> None:
     assert quote(cursor.encode(), safe="") == cursor.encode()
 
 
 @given(st.text(st.characters()))
-def test_random_text_is_no_cursor(text: str) -> None:
+def test_cursor_decode_of_random_text_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"not a cursor|ASCII"):
         Cursor.decode(text)
 
 
 @given(CURSORS, st.data())
-def test_a_part_of_a_cursor_is_no_cursor(cursor: Cursor, data: st.DataObject) -> None:
+def test_cursor_decode_of_a_part_is_a_value_error(cursor: Cursor, data: st.DataObject) -> None:
     text = cursor.encode()
     start, end = sorted(data.draw(st.tuples(*[st.integers(0, len(text))] * 2)))
     if (start, end) != (0, len(text)):
@@ -51,7 +51,7 @@ def test_a_part_of_a_cursor_is_no_cursor(cursor: Cursor, data: st.DataObject) ->
 
 
 @given(CURSORS, st.integers(0, 22), st.characters())
-def test_a_changed_character_gives_another_cursor_or_none(
+def test_cursor_decode_with_a_changed_character_is_another_cursor_or_a_value_error(
     cursor: Cursor, position: int, character: str
 ) -> None:
     text = cursor.encode()
@@ -65,29 +65,31 @@ def test_a_changed_character_gives_another_cursor_or_none(
 
 
 @given(CURSORS, st.sampled_from(["=", " ", "\n", "A", "\x00", "é", "\ud800"]))
-def test_a_cursor_with_something_around_it_is_no_cursor(cursor: Cursor, addition: str) -> None:
+def test_cursor_decode_with_an_added_character_is_a_value_error(
+    cursor: Cursor, addition: str
+) -> None:
     for text in (cursor.encode() + addition, addition + cursor.encode()):
         with pytest.raises(ValueError, match=r"not a cursor|ASCII"):
             Cursor.decode(text)
 
 
-def test_this_version_of_the_layout_is_read() -> None:
+def test_cursor_decode_of_layout_version_1_is_a_cursor() -> None:
     assert Cursor.decode(packed(1, 1, 7)) == Cursor(datetime(1970, 1, 1, 0, 0, 0, 1, UTC), 7)
 
 
 @pytest.mark.parametrize("version", [0, 2, 255])
-def test_another_version_of_the_layout_is_refused(version: int) -> None:
+def test_cursor_decode_of_another_layout_version_is_a_value_error(version: int) -> None:
     with pytest.raises(ValueError, match="not a cursor"):
         Cursor.decode(packed(version, 1, 7))
 
 
 @pytest.mark.parametrize("microseconds", [-(2**63), 2**63 - 1, 253_402_300_800_000_000])
-def test_a_time_beyond_the_calendar_is_refused(microseconds: int) -> None:
+def test_cursor_decode_of_a_time_beyond_the_calendar_is_a_value_error(microseconds: int) -> None:
     with pytest.raises(ValueError, match="not a cursor"):
         Cursor.decode(packed(1, microseconds, 7))
 
 
 @given(st.integers(-(2**63), -1))
-def test_a_negative_id_is_refused(row_id: int) -> None:
+def test_cursor_decode_of_a_negative_id_is_a_value_error(row_id: int) -> None:
     with pytest.raises(ValueError, match="not a cursor"):
         Cursor.decode(packed(1, 1, row_id))

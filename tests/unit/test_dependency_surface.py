@@ -98,7 +98,7 @@ ATTRIBUTES: list[tuple[Any, str, str]] = [
 @pytest.mark.parametrize(
     ("thing", "names", "user"), ATTRIBUTES, ids=[row[0].__name__ for row in ATTRIBUTES]
 )
-def test_a_dependency_has_each_name_that_is_used_of_it(thing: Any, names: str, user: str) -> None:
+def test_dependency_has_each_used_name(thing: Any, names: str, user: str) -> None:
     missing = set(names.split()) - names_of(thing)
     assert not missing, f"{thing.__name__} has no {missing} any more, which {user} uses"
 
@@ -113,19 +113,19 @@ PARAMETERS: list[tuple[Callable[..., Any], str, str]] = [
 @pytest.mark.parametrize(
     ("make", "names", "user"), PARAMETERS, ids=[row[0].__name__ for row in PARAMETERS]
 )
-def test_a_dependency_takes_the_arguments_that_it_is_given(
+def test_dependency_takes_the_used_arguments(
     make: Callable[..., Any], names: str, user: str
 ) -> None:
     parameters = list(inspect.signature(make).parameters)
     assert parameters == names.split(), f"{user} by its arguments of before"
 
 
-def test_starlettes_response_begins_with_its_length() -> None:
+def test_starlette_response_has_content_length_as_its_first_header() -> None:
     """`api/direct.py` replaces the first header when it has the body."""
     assert Response(media_type="application/json").raw_headers[0][0] == b"content-length"
 
 
-def test_sqlalchemys_url_gives_asyncpgs_arguments() -> None:
+def test_sqlalchemy_url_gives_the_arguments_of_asyncpg() -> None:
     """`database/url.py` asks the dialect what asyncpg would get."""
     url = make_url("postgresql+asyncpg://a:b@c:1/d")
     _, arguments = url.get_dialect()().create_connect_args(url)
@@ -149,7 +149,7 @@ def imported() -> set[str]:
     return found - set(sys.stdlib_module_names) - {"iris_api"}
 
 
-def test_pyproject_declares_and_bounds_each_package_that_the_source_imports() -> None:
+def test_pyproject_declares_and_bounds_each_imported_package() -> None:
     declared = requirements()
     by_module = packages_distributions()
     for module in imported():

@@ -57,7 +57,7 @@ def engine_of(
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-async def test_each_caller_gets_its_own_answer_from_no_more_than_so_many_threads(
+async def test_inference_engine_answers_each_caller_on_at_most_the_set_number_of_threads(
     classifier: Classifier, metrics: Metrics, rows: NDArray[np.float64], threads: int
 ) -> None:
     crowded = Crowded(classifier, threads)
@@ -70,7 +70,7 @@ async def test_each_caller_gets_its_own_answer_from_no_more_than_so_many_threads
     assert threading.get_ident() not in crowded.threads
 
 
-async def test_rows_that_arrive_together_share_one_call(
+async def test_inference_engine_with_concurrent_rows_predicts_them_in_one_call(
     classifier: Classifier, metrics: Metrics
 ) -> None:
     engine = engine_of(classifier, metrics)
@@ -79,7 +79,9 @@ async def test_rows_that_arrive_together_share_one_call(
     assert metrics.registry.get_sample_value("iris_inference_rows_sum") == 64
 
 
-async def test_inference_is_measured(classifier: Classifier, metrics: Metrics) -> None:
+async def test_inference_engine_records_the_duration_of_each_call(
+    classifier: Classifier, metrics: Metrics
+) -> None:
     engine = engine_of(classifier, metrics)
     for _ in range(3):
         await engine.predict(ROW)
@@ -87,7 +89,7 @@ async def test_inference_is_measured(classifier: Classifier, metrics: Metrics) -
     assert count == 3
 
 
-async def test_what_the_classifier_raises_comes_through(
+async def test_inference_engine_with_a_failing_classifier_raises_its_error(
     classifier: Classifier, metrics: Metrics
 ) -> None:
     broken = Broken(classifier.estimator, classes=classifier.classes, version="broken-1")

@@ -43,7 +43,7 @@ def drawn_tree() -> Iterator[tuple[str, str | None, int | None]]:
         yield name, parent, path[-1][2]
 
 
-def test_the_docstring_draws_the_tree_as_it_is() -> None:
+def test_errors_docstring_shows_the_actual_class_tree() -> None:
     assert sorted(drawn_tree()) == sorted(
         (
             cls.__name__,
@@ -55,7 +55,7 @@ def test_the_docstring_draws_the_tree_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_each_problem_has_a_slug_a_status_and_a_title(problem: type[Problem]) -> None:
+def test_problem_class_has_a_slug_a_status_and_a_title(problem: type[Problem]) -> None:
     assert re.fullmatch(r"[a-z]+(-[a-z]+)*", problem.slug)
     assert problem.type_uri() == f"urn:iris-api:problem:{problem.slug}"
     assert isinstance(problem.status, HTTPStatus)
@@ -65,25 +65,27 @@ def test_each_problem_has_a_slug_a_status_and_a_title(problem: type[Problem]) ->
 
 
 @pytest.mark.parametrize("attribute", ["slug", "title"])
-def test_no_two_problems_share_a_slug_or_a_title(attribute: str) -> None:
+def test_problem_classes_have_unique_slugs_and_titles(attribute: str) -> None:
     values = [getattr(problem, attribute) for problem in PROBLEMS]
     assert len(set(values)) == len(values)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_only_what_may_soon_be_available_says_when_to_ask_again(problem: type[Problem]) -> None:
+def test_problem_class_has_a_retry_after_only_if_unavailable_or_rate_limited(
+    problem: type[Problem],
+) -> None:
     unavailable = issubclass(problem, Unavailable)
     assert unavailable == (problem.status == HTTPStatus.SERVICE_UNAVAILABLE)
     assert (unavailable or problem is RateLimited) == (problem.retry_after is not None)
 
 
-def test_a_retry_after_joins_the_other_headers() -> None:
+def test_problem_with_retry_after_keeps_its_other_headers() -> None:
     problem = Unavailable("Soon.", headers={"X-Hint": "1"})
     assert problem.headers == {"X-Hint": "1", "Retry-After": "1"}
     assert str(problem) == problem.detail == "Soon."
 
 
-def test_an_invalid_request_tells_of_its_first_five_fields() -> None:
+def test_invalid_request_detail_names_the_first_five_fields() -> None:
     problem = InvalidRequest([FIELD] * 7)
     told = ["limit: Input should be at least 1"] * 5
     assert problem.detail == "; ".join([*told, "and 2 more"])
@@ -92,6 +94,6 @@ def test_an_invalid_request_tells_of_its_first_five_fields() -> None:
     assert problem.errors == [FIELD] * 7
 
 
-def test_what_is_not_ready_shows_its_checks() -> None:
+def test_not_ready_has_its_checks_as_an_extension() -> None:
     problem = NotReady("database: gone", {"database": "failed"})
     assert problem.extensions == {"checks": {"database": "failed"}}

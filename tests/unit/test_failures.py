@@ -75,11 +75,11 @@ def raised(orig: BaseException, *, broken: bool = False) -> DBAPIError:
 
 
 @pytest.mark.parametrize("error", UNREACHABLE, ids=repr)
-def test_a_database_that_is_out_of_reach_is_unavailable(error: Exception) -> None:
+def test_problem_of_an_unreachable_database_is_database_unavailable(error: Exception) -> None:
     assert isinstance(problem_of(error), DatabaseUnavailable)
 
 
-def test_what_kept_the_database_out_of_reach_is_told_apart() -> None:
+def test_problem_of_an_unreachable_database_has_a_detail_for_each_cause() -> None:
     details = {problem.detail for problem in map(problem_of, UNREACHABLE) if problem}
     assert details == {
         "PostgreSQL cannot be reached. Nothing was stored. Try again soon.",
@@ -89,7 +89,9 @@ def test_what_kept_the_database_out_of_reach_is_told_apart() -> None:
 
 
 @pytest.mark.parametrize("kind", UNAVAILABLE)
-def test_a_database_that_refuses_for_now_is_unavailable(kind: type[PostgresError]) -> None:
+def test_problem_of_an_unavailable_database_is_database_unavailable_without_its_message(
+    kind: type[PostgresError],
+) -> None:
     problem = problem_of(raised(kind("user=iris password=hunter2")))
     assert isinstance(problem, DatabaseUnavailable)
     assert "hunter2" not in problem.detail
@@ -110,19 +112,19 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-@pytest.mark.parametrize(("error", "told"), REFUSALS.items(), ids=repr)
-def test_a_refusal_for_good_says_what_is_to_be_changed(
-    error: Exception, told: str, *, wrapped: bool
+@pytest.mark.parametrize(("error", "expected"), REFUSALS.items(), ids=repr)
+def test_problem_of_a_permanent_refusal_says_what_to_change(
+    error: Exception, expected: str, *, wrapped: bool
 ) -> None:
     problem = problem_of(raised(error) if wrapped and not isinstance(error, OSError) else error)
     assert isinstance(problem, DatabaseUnavailable)
-    assert re.search(told, problem.detail)
+    assert re.search(expected, problem.detail)
     assert problem.detail.endswith(" Nothing was stored.")
     assert "hunter2" not in problem.detail
     assert problem.headers["Retry-After"]
 
 
-def test_what_a_pooler_says_of_its_server_is_no_refusal_for_good() -> None:
+def test_problem_of_a_failed_pooler_login_to_its_server_says_try_again_soon() -> None:
     error = ProtocolViolationError("server login failed: the database system is shutting down")
     problem = problem_of(error)
     assert problem is not None
@@ -131,7 +133,7 @@ def test_what_a_pooler_says_of_its_server_is_no_refusal_for_good() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (OSError(), "PostgreSQL cannot be reached. Check IRIS_DATABASE_URL, or try again soon."),
         (
@@ -140,42 +142,44 @@ def test_what_a_pooler_says_of_its_server_is_no_refusal_for_good() -> None:
         ),
     ],
 )
-def test_who_runs_a_command_is_not_told_that_nothing_was_stored(
-    error: Exception, told: str
+def test_operator_message_leaves_out_that_nothing_was_stored(
+    error: Exception, expected: str
 ) -> None:
     problem = problem_of(error)
     assert problem is not None
-    assert operator_message(problem) == told
+    assert operator_message(problem) == expected
 
 
 @pytest.mark.parametrize("orig", [Exception("connection is closed"), AdminShutdownError("a")])
-def test_a_broken_connection_is_unavailable_whatever_its_error(orig: Exception) -> None:
+def test_problem_of_a_broken_connection_with_any_error_is_database_unavailable(
+    orig: Exception,
+) -> None:
     assert isinstance(problem_of(raised(orig, broken=True)), DatabaseUnavailable)
 
 
-def test_hosts_none_of_which_is_the_primary_are_unavailable() -> None:
+def test_problem_of_hosts_without_a_primary_is_database_unavailable() -> None:
     assert isinstance(problem_of(TargetServerAttributeNotMatched("none")), DatabaseUnavailable)
 
 
 @pytest.mark.parametrize("kind", [UndefinedTableError, UndefinedColumnError])
-def test_a_database_that_lacks_a_table_or_a_column_is_outdated(kind: type[PostgresError]) -> None:
+def test_problem_of_a_missing_table_or_column_is_schema_outdated(kind: type[PostgresError]) -> None:
     problem = problem_of(raised(kind("relation does not exist")))
     assert isinstance(problem, SchemaOutdated)
     assert "iris-api migrate" in problem.detail
 
 
 @pytest.mark.parametrize("kind", DEFECTS)
-def test_a_statement_that_is_wrong_is_a_defect(kind: type[PostgresError]) -> None:
+def test_problem_of_a_wrong_statement_is_none(kind: type[PostgresError]) -> None:
     assert problem_of(raised(kind("duplicate key"))) is None
 
 
 @pytest.mark.parametrize("error", [raised(Exception("no state")), SQLAlchemyError(), ValueError()])
-def test_an_error_without_a_state_is_a_defect(error: Exception) -> None:
+def test_problem_of_an_error_without_sqlstate_is_none(error: Exception) -> None:
     assert problem_of(error) is None
 
 
 @pytest.mark.parametrize("error", [*UNREACHABLE, raised(UndefinedTableError("a"))], ids=repr)
-async def test_a_failure_is_raised_as_its_problem(error: Exception) -> None:
+async def test_translates_failures_raises_a_failure_as_its_problem(error: Exception) -> None:
     @translates_failures
     async def query() -> None:
         raise error
@@ -186,7 +190,7 @@ async def test_a_failure_is_raised_as_its_problem(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", [raised(UniqueViolationError("a")), KeyError("a")], ids=repr)
-async def test_a_defect_comes_through_as_it_is(error: Exception) -> None:
+async def test_translates_failures_reraises_a_defect_unchanged(error: Exception) -> None:
     @translates_failures
     async def query() -> None:
         raise error
@@ -196,7 +200,7 @@ async def test_a_defect_comes_through_as_it_is(error: Exception) -> None:
     assert defect.value is error
 
 
-async def test_an_answer_comes_through_and_the_function_keeps_its_name() -> None:
+async def test_translates_failures_returns_the_result_and_keeps_the_function_name() -> None:
     @translates_failures
     async def double(number: int) -> int:
         return 2 * number
@@ -223,7 +227,7 @@ def every_error() -> list[Exception]:
     return [*drivers, *emulated, *wrapped, raised(wrapped[0])]
 
 
-def test_no_error_makes_the_handling_of_errors_fail() -> None:
+def test_failures_functions_raise_for_no_asyncpg_or_sqlalchemy_error() -> None:
     for error in every_error():
         problem = problem_of_write(error)
         assert problem is None or problem.__cause__ is error
@@ -234,14 +238,14 @@ def test_no_error_makes_the_handling_of_errors_fail() -> None:
         log_cause(problem or DatabaseUnavailable("a"))
 
 
-def test_a_stale_statement_is_recognised_though_sqlalchemy_forgets_what_it_is_around() -> None:
+def test_driver_error_of_a_wrapped_stale_statement_is_the_asyncpg_error() -> None:
     around = EmulatedDBAPIException("stale")
     around.__cause__ = InvalidCachedStatementError("stale")
     assert driver_error_of(raised(around)) is around.__cause__
     assert sqlstate_of(raised(around)) == "0A000"
 
 
-def test_a_file_that_cannot_be_read_is_named_with_what_to_do() -> None:
+def test_problem_of_an_unreadable_file_names_it_and_says_what_to_do() -> None:
     problem = problem_of(PermissionError(13, "Permission denied", "/home/iris/.postgresql/key"))
     assert problem is not None
     assert "/home/iris/.postgresql/key" in problem.detail
@@ -249,7 +253,7 @@ def test_a_file_that_cannot_be_read_is_named_with_what_to_do() -> None:
     assert "HOME" in problem.detail
 
 
-def test_a_backend_that_postgresql_ended_is_unavailable_whatever_its_reason() -> None:
+def test_problem_of_a_backend_ended_with_severity_fatal_is_database_unavailable() -> None:
     error = IdleInTransactionSessionTimeoutError("terminating connection due to a timeout")
     assert problem_of(error) is None
     error.severity_en = "FATAL"

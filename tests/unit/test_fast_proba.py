@@ -35,7 +35,7 @@ ESTIMATORS = {
 @pytest.mark.parametrize("name", ESTIMATORS)
 @given(rows=ROWS)
 @settings(max_examples=40, deadline=None)
-def test_the_shorter_way_gives_the_very_numbers_of_predict_proba(
+def test_probabilities_of_a_fast_estimator_equal_predict_proba(
     name: str, rows: list[tuple[float, ...]]
 ) -> None:
     matrix = np.array(rows)
@@ -58,6 +58,8 @@ class Renamed(RandomForestClassifier):  # type: ignore[misc]
         (LogisticRegression(solver="liblinear"), 100),
     ],
 )
-def test_every_other_estimator_is_asked_itself(estimator: Any, rows: int) -> None:
+def test_probabilities_of_any_other_estimator_is_its_predict_proba(
+    estimator: Any, rows: int
+) -> None:
     estimator = fitted(estimator, rows=slice(rows))
     assert probabilities_of(estimator) == estimator.predict_proba

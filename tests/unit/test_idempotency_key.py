@@ -24,35 +24,39 @@ def quoted(key: str) -> bytes:
     return b'"' + key.replace("\\", r"\\").replace('"', r"\"").encode() + b'"'
 
 
-def test_a_request_without_the_header_has_no_key() -> None:
+def test_idempotency_key_without_the_header_is_none() -> None:
     assert read() is None
 
 
 @given(PRINTABLE)
-def test_any_printable_key_comes_through_in_quotes(key: str) -> None:
+def test_idempotency_key_in_quotes_may_be_any_printable_text(key: str) -> None:
     assert read(quoted(key)) == key
     assert re.fullmatch(PATTERN, quoted(key).decode())
 
 
 @given(PRINTABLE)
-def test_a_key_without_spaces_that_does_not_begin_with_a_quote_is_the_same_bare(key: str) -> None:
+def test_idempotency_key_without_spaces_or_leading_quote_is_the_same_without_quotes(
+    key: str,
+) -> None:
     key = key.replace(" ", "_")
     if not key.startswith('"'):
         assert read(key.encode()) == read(quoted(key)) == key
 
 
 @given(PRINTABLE, PRINTABLE)
-def test_different_keys_stay_different(one: str, other: str) -> None:
+def test_idempotency_key_of_different_headers_is_different(one: str, other: str) -> None:
     assert (read(quoted(one)) == read(quoted(other))) == (one == other)
 
 
 @given(st.from_regex(re.compile(PATTERN, re.ASCII), fullmatch=True))
-def test_what_the_document_describes_is_taken(value: str) -> None:
+def test_idempotency_key_matching_the_openapi_pattern_is_accepted(value: str) -> None:
     assert read(value.encode()) is not None
 
 
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=1))
-def test_what_the_document_does_not_describe_is_refused(values: list[bytes]) -> None:
+def test_idempotency_key_not_matching_the_openapi_pattern_is_an_invalid_request(
+    values: list[bytes],
+) -> None:
     value = values[0].strip().decode("latin-1")
     if re.fullmatch(PATTERN, value):
         assert read(*values)
@@ -61,14 +65,14 @@ def test_what_the_document_does_not_describe_is_refused(values: list[bytes]) -> 
             read(*values)
 
 
-def test_a_key_with_spaces_is_told_to_come_in_quotes() -> None:
+def test_idempotency_key_with_spaces_and_without_quotes_is_refused_with_advice() -> None:
     with pytest.raises(InvalidRequest, match='spaces only in double quotes: "a b"'):
         read(b"a b")
     assert read(b'"a b"') == "a b"
 
 
 @given(st.lists(st.binary(max_size=300), max_size=3))
-def test_any_header_is_a_key_or_refused(values: list[bytes]) -> None:
+def test_idempotency_key_of_any_header_is_a_key_or_an_invalid_request(values: list[bytes]) -> None:
     try:
         key = read(*values)
     except InvalidRequest as problem:
@@ -79,6 +83,6 @@ def test_any_header_is_a_key_or_refused(values: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_key_that_comes_more_than_once_is_none(count: int) -> None:
+def test_idempotency_key_sent_more_than_once_is_an_invalid_request(count: int) -> None:
     with pytest.raises(InvalidRequest):
         read(*[b"abc"] * count)

@@ -29,5 +29,7 @@ def loaded(program: str) -> set[str]:
         ("import iris_api.cli.migrate", HEAVY),
     ],
 )
-def test_import_loads_only_what_it_needs(program: str, unwanted: tuple[str, ...]) -> None:
+def test_import_of_an_iris_api_module_loads_no_unneeded_package(
+    program: str, unwanted: tuple[str, ...]
+) -> None:
     assert not loaded(program) & set(unwanted)

@@ -30,7 +30,7 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_file_imports_only_what_it_may() -> None:
+def test_lint_imports_of_the_source_breaks_no_contract() -> None:
     result = lint_imports(ROOT)
     assert result.returncode == 0, result.stdout
     assert " 0 broken" in result.stdout
@@ -47,7 +47,7 @@ def test_every_file_imports_only_what_it_may() -> None:
         ("inference/classifier.py", "import fastapi", "Inference knows neither FastAPI nor"),
     ],
 )
-def test_an_import_against_the_direction_is_found(
+def test_lint_imports_with_a_forbidden_import_reports_the_broken_contract(
     copy: Path, file: str, statement: str, contract: str
 ) -> None:
     path = copy / "src" / "iris_api" / file

@@ -13,17 +13,17 @@ SRC = Path(iris.__file__).parent
 FEATURE = re.compile("|".join({name.partition("_")[0] for name in iris.FEATURE_NAMES}))
 
 
-def test_no_other_file_of_src_names_a_feature() -> None:
+def test_feature_names_are_written_only_in_iris_and_database_models() -> None:
     naming = {path for path in SRC.rglob("*.py") if FEATURE.search(path.read_text())}
     assert naming == {SRC / "iris.py", SRC / "database" / "models.py"}
 
 
-def test_features_are_columns_of_the_table_in_their_order() -> None:
+def test_feature_names_are_columns_of_the_table_in_the_same_order() -> None:
     columns = IrisPrediction.__table__.columns.keys()
     assert [name for name in columns if name in iris.FEATURE_NAMES] == list(iris.FEATURE_NAMES)
 
 
-def test_a_statement_that_stores_fills_each_column_that_postgresql_does_not() -> None:
+def test_inserts_fill_each_column_except_id_and_created_at() -> None:
     assert [*COLUMNS] == [
         column.name
         for column in IrisPrediction.__table__.columns
@@ -31,7 +31,7 @@ def test_a_statement_that_stores_fills_each_column_that_postgresql_does_not() ->
     ]
 
 
-def test_a_stored_prediction_has_the_features_without_their_bounds() -> None:
+def test_prediction_in_db_has_the_features_without_their_bounds() -> None:
     stored = {
         "id": 1,
         "prediction": 0,
@@ -44,7 +44,7 @@ def test_a_stored_prediction_has_the_features_without_their_bounds() -> None:
     assert PredictionInDB.model_validate(stored | outside).model_dump().items() >= outside.items()
 
 
-def test_the_training_rows_fit_the_domain() -> None:
+def test_load_dataset_gives_valid_iris_features_and_labels() -> None:
     rows, classes = load_dataset()
     assert rows.shape == (len(classes), len(iris.FEATURE_NAMES))
     assert set(classes) == set(range(len(iris.LABELS)))
@@ -53,6 +53,6 @@ def test_the_training_rows_fit_the_domain() -> None:
         iris.IrisFeatures.model_validate(dict(zip(names, row, strict=True)))
 
 
-def test_the_features_are_also_importable_where_the_customer_put_them() -> None:
+def test_iris_features_can_be_imported_from_database_and_its_schema() -> None:
     assert database.IrisFeatures is iris.IrisFeatures
     assert database.schema.IrisFeatures is iris.IrisFeatures

@@ -48,7 +48,7 @@ async def double(
     return {"number": 2 * body.number}
 
 
-async def test_an_endpoint_gets_its_body_its_dependencies_and_its_headers() -> None:
+async def test_json_route_gives_the_endpoint_its_body_dependencies_and_headers() -> None:
     async with client_of(app_with(double)) as client:
         response = await client.post("/double", json={"number": 21})
     assert response.json() == {"number": 42}
@@ -57,7 +57,7 @@ async def test_an_endpoint_gets_its_body_its_dependencies_and_its_headers() -> N
     assert int(response.headers["Content-Length"]) == len(response.content)
 
 
-async def test_a_model_is_rendered_as_well_as_plain_values() -> None:
+async def test_json_route_renders_a_returned_pydantic_model() -> None:
     async def echo(body: Body) -> Body:
         return body
 
@@ -66,7 +66,7 @@ async def test_a_model_is_rendered_as_well_as_plain_values() -> None:
 
 
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "application/a+json"])
-async def test_every_kind_of_json_is_taken(content_type: str) -> None:
+async def test_json_route_with_any_json_media_type_is_200(content_type: str) -> None:
     async with client_of(app_with(double)) as client:
         response = await client.post(
             "/double", content=b'{"number": 1}', headers={"Content-Type": content_type}
@@ -91,7 +91,7 @@ async def refuse(body: Body) -> None:
         *((refuse, {"json": {"number": number}}) for number in range(3)),
     ],
 )
-async def test_the_direct_way_gives_the_same_answers(
+async def test_json_route_middleware_gives_the_same_responses_as_the_router(
     endpoint: Any, request_parts: dict[str, Any]
 ) -> None:
     answers = []
@@ -103,7 +103,7 @@ async def test_the_direct_way_gives_the_same_answers(
 
 
 @pytest.mark.parametrize("directly", [False, True])
-async def test_a_defect_comes_through(*, directly: bool) -> None:
+async def test_json_route_with_a_defect_in_the_endpoint_reraises_it(*, directly: bool) -> None:
     async def fail(body: Body) -> None:
         raise HTTPException(418)
 
@@ -112,14 +112,14 @@ async def test_a_defect_comes_through(*, directly: bool) -> None:
             await client.post("/double", json={"number": 1})
 
 
-async def test_another_method_is_told_which_one_to_use() -> None:
+async def test_json_route_with_another_method_is_405_with_allow() -> None:
     async with client_of(app_with(double)) as client:
         response = await client.get("/double")
     assert response.status_code == 405
     assert response.headers["Allow"] == "POST"
 
 
-async def test_a_client_that_leaves_during_its_body_is_not_answered() -> None:
+async def test_json_route_with_a_disconnect_during_the_body_sends_nothing() -> None:
     messages = [
         {"type": "http.request", "body": b'{"number"', "more_body": True},
         {"type": "http.disconnect"},
@@ -145,6 +145,8 @@ async def a_generator(body: Body, path: Annotated[str, Depends(yielding)]) -> No
 
 
 @pytest.mark.parametrize("endpoint", [other_parameter, two_bodies, no_body, a_chain, a_generator])
-def test_what_the_route_would_not_run_is_refused_at_definition(endpoint: Any) -> None:
+def test_json_route_with_an_unsupported_endpoint_is_a_type_error_at_definition(
+    endpoint: Any,
+) -> None:
     with pytest.raises(TypeError):
         JsonRoute("/double", endpoint, methods=["POST"])

@@ -20,7 +20,7 @@ def listener() -> Iterator[socket.socket]:
         yield listener
 
 
-def test_a_taken_port_is_told_plainly(listener: socket.socket) -> None:
+def test_listen_on_a_taken_port_is_a_configuration_error(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     with pytest.raises(ConfigurationError) as error:
         listen(Settings(port=port))
@@ -31,12 +31,14 @@ def test_a_taken_port_is_told_plainly(listener: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid"])
-def test_another_machines_address_is_told_plainly(host: str) -> None:
+def test_listen_on_an_address_of_another_machine_is_a_configuration_error(host: str) -> None:
     with pytest.raises(ConfigurationError, match=r"\. Set IRIS_HOST to an address of this machine"):
         listen(Settings(host=host, port=0, auth="off"))
 
 
-def test_a_port_for_which_one_has_no_right_is_told_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listen_on_a_port_without_permission_is_a_configuration_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(*_arguments: object, **_options: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied (while attempting to bind)")
 
@@ -45,7 +47,7 @@ def test_a_port_for_which_one_has_no_right_is_told_plainly(monkeypatch: pytest.M
         listen(Settings(port=80))
 
 
-def test_who_has_connected_is_not_turned_away(listener: socket.socket) -> None:
+def test_turn_away_keeps_established_connections(listener: socket.socket) -> None:
     with socket.create_connection(listener.getsockname()) as client:
         turn_away(listener)
         client.sendall(b"before")
@@ -56,7 +58,9 @@ def test_who_has_connected_is_not_turned_away(listener: socket.socket) -> None:
             assert server.recv(100) == b"behind"
 
 
-def test_who_comes_later_is_refused_when_the_socket_is_closed(listener: socket.socket) -> None:
+def test_turn_away_refuses_later_connections_when_the_socket_is_closed(
+    listener: socket.socket,
+) -> None:
     turn_away(listener)
     with socket.socket() as client, selectors.DefaultSelector() as selector:
         client.setblocking(False)  # noqa: FBT003, the socket's own

@@ -73,7 +73,9 @@ def log_through_the_standard_library() -> None:
 EITHER_WAY = pytest.mark.parametrize("log", [log_structured, log_through_the_standard_library])
 
 
-def test_a_line_is_a_json_object(configure: Configure, lines: Lines) -> None:
+def test_configure_logging_writes_each_line_as_a_json_object(
+    configure: Configure, lines: Lines
+) -> None:
     configure()
     structlog.get_logger().info("request", path="/\ud800\n", status=200)
     [line] = lines()
@@ -83,7 +85,7 @@ def test_a_line_is_a_json_object(configure: Configure, lines: Lines) -> None:
 
 
 @EITHER_WAY
-def test_a_line_within_a_request_carries_its_id(
+def test_configure_logging_within_a_request_adds_the_request_id(
     configure: Configure, lines: Lines, request_id: str, log: Callable[[], None]
 ) -> None:
     configure()
@@ -92,7 +94,7 @@ def test_a_line_within_a_request_carries_its_id(
 
 
 @EITHER_WAY
-def test_an_exception_has_a_structured_traceback(
+def test_configure_logging_with_an_exception_writes_a_structured_traceback(
     configure: Configure, lines: Lines, log: Callable[[], None]
 ) -> None:
     configure()
@@ -107,7 +109,7 @@ def test_an_exception_has_a_structured_traceback(
 
 @EITHER_WAY
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_a_traceback_does_not_show_the_values_of_variables(
+def test_configure_logging_with_an_exception_hides_the_values_of_variables(
     configure: Configure,
     capsys: pytest.CaptureFixture[str],
     log: Callable[[], None],
@@ -120,7 +122,9 @@ def test_a_traceback_does_not_show_the_values_of_variables(
     assert "hunter2" not in written
 
 
-def test_the_libraries_lines_have_the_same_form(configure: Configure, lines: Lines) -> None:
+def test_configure_logging_writes_lines_of_libraries_in_the_same_form(
+    configure: Configure, lines: Lines
+) -> None:
     configure()
     logging.getLogger("alembic").warning("revision %s is %d old", "1", 2)
     [line] = lines()
@@ -128,7 +132,7 @@ def test_the_libraries_lines_have_the_same_form(configure: Configure, lines: Lin
     assert (line["event"], line["level"]) == ("revision 1 is 2 old", "warning")
 
 
-def test_warnings_are_lines_too(configure: Configure, lines: Lines) -> None:
+def test_configure_logging_writes_warnings_as_lines(configure: Configure, lines: Lines) -> None:
     configure()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -146,7 +150,7 @@ def test_warnings_are_lines_too(configure: Configure, lines: Lines) -> None:
         ("ERROR", ["error"], ["error"]),
     ],
 )
-def test_less_severe_lines_are_left_out(
+def test_configure_logging_with_a_level_drops_less_severe_lines(
     configure: Configure, lines: Lines, level: str, own: list[str], foreign: list[str]
 ) -> None:
     configure(log_level=level)
@@ -156,7 +160,7 @@ def test_less_severe_lines_are_left_out(
     assert [line["level"] for line in lines()] == own + foreign
 
 
-def test_a_second_configuration_replaces_the_first(configure: Configure, lines: Lines) -> None:
+def test_configure_logging_twice_writes_each_line_once(configure: Configure, lines: Lines) -> None:
     configure()
     configure()
     logging.getLogger("alembic").warning("once")
@@ -164,7 +168,9 @@ def test_a_second_configuration_replaces_the_first(configure: Configure, lines: 
     assert len(lines()) == 2
 
 
-def test_a_person_reads_columns(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
+def test_configure_logging_for_the_console_writes_columns(
+    configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
     configure(log_format="console")
     structlog.get_logger().info("request", path="/predict", status=200)
     logging.getLogger("alembic").warning("waiting")
@@ -176,7 +182,7 @@ def test_a_person_reads_columns(configure: Configure, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("path", ["/\x1b[31m", "/\x1b]0;title\x07", "/a\nb", "/a\rb"])
-def test_a_path_cannot_command_the_terminal(
+def test_configure_logging_for_the_console_escapes_control_characters(
     configure: Configure, capsys: pytest.CaptureFixture[str], path: str
 ) -> None:
     configure(log_format="console")
@@ -186,7 +192,7 @@ def test_a_path_cannot_command_the_terminal(
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_terminal_gets_columns_unless_a_format_is_set(
+def test_wants_console_is_true_for_a_terminal_unless_a_format_is_set(
     monkeypatch: pytest.MonkeyPatch, *, terminal: bool
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
@@ -202,7 +208,7 @@ class BrokenStream(StringIO):
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-async def test_access_log_whose_stream_fails_raises_nothing_and_hands_the_failure_on(
+async def test_access_log_with_a_failing_stream_raises_nothing_and_calls_on_failure(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, log_format: str
 ) -> None:
     unexpected: list[dict[str, Any]] = []
@@ -217,7 +223,7 @@ async def test_access_log_whose_stream_fails_raises_nothing_and_hands_the_failur
     assert unexpected == []
 
 
-def test_access_log_without_a_loop_raises_nothing_and_hands_the_failure_on(
+def test_access_log_without_a_loop_raises_nothing_and_calls_on_failure(
     configure: Configure,
 ) -> None:
     configure()

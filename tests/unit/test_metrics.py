@@ -38,7 +38,7 @@ class Broken:
         return fail
 
 
-def test_predictions_are_counted_by_label_and_model(metrics: Metrics) -> None:
+def test_count_predictions_counts_by_label_and_model_version(metrics: Metrics) -> None:
     metrics.count_predictions([("setosa", "a-1"), ("virginica", "a-1"), ("setosa", "a-1")])
     metrics.count_predictions([("setosa", None), ("setosa", "a-1")])
     text = metrics.render().decode()
@@ -55,12 +55,12 @@ def test_predictions_are_counted_by_label_and_model(metrics: Metrics) -> None:
     }
 
 
-def test_two_applications_do_not_share_their_metrics(metrics: Metrics) -> None:
+def test_metrics_of_two_applications_are_separate(metrics: Metrics) -> None:
     metrics.count_predictions([("setosa", "a-1")])
     assert b"setosa" not in Metrics().render()
 
 
-def test_every_instrument_is_rendered_before_its_first_use(metrics: Metrics) -> None:
+def test_metrics_render_shows_every_instrument_before_its_first_use(metrics: Metrics) -> None:
     families = text_string_to_metric_families(metrics.render().decode())
     assert {family.name for family in families} >= {
         "iris_http_requests",
@@ -74,7 +74,7 @@ def test_every_instrument_is_rendered_before_its_first_use(metrics: Metrics) -> 
     assert sample(metrics.render().decode(), "iris_metrics_failures_total") == 0
 
 
-def test_every_method_of_metrics_that_records_is_tried_with_a_broken_instrument() -> None:
+def test_metrics_has_no_recording_method_without_a_test_of_its_failure() -> None:
     public = {name for name in vars(Metrics) if not name.startswith("_")}
     assert public - {"note_failure", "render"} == RECORDINGS.keys()
 
@@ -83,7 +83,7 @@ def test_every_method_of_metrics_that_records_is_tried_with_a_broken_instrument(
 @pytest.mark.parametrize(
     "error", [OSError(errno.EMFILE, "Too many open files", "counter_1.db"), ValueError("odd")]
 )
-def test_metrics_that_cannot_record_raise_nothing_and_are_logged_once_and_counted(
+def test_metrics_with_a_broken_instrument_raise_nothing_log_once_and_count_failures(
     metrics: Metrics, method: str, error: Exception
 ) -> None:
     instrument, record = RECORDINGS[method]
@@ -97,7 +97,7 @@ def test_metrics_that_cannot_record_raise_nothing_and_are_logged_once_and_counte
     assert metrics.registry.get_sample_value("iris_metrics_failures_total") == 3
 
 
-def test_metrics_log_each_kind_of_failure(metrics: Metrics) -> None:
+def test_metrics_note_failure_logs_each_kind_of_failure_once(metrics: Metrics) -> None:
     with capture_logs() as logs:
         for number in (errno.EMFILE, errno.ENOSPC, errno.EMFILE):
             metrics.note_failure(OSError(number, "failed"))
@@ -105,7 +105,7 @@ def test_metrics_log_each_kind_of_failure(metrics: Metrics) -> None:
     assert len(logs) == 3
 
 
-def test_metrics_whose_failures_cannot_be_counted_or_logged_raise_nothing(
+def test_metrics_note_failure_with_a_broken_log_and_counter_raises_nothing(
     metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = Broken(OSError(errno.ENOSPC, "No space left on device"))
@@ -114,7 +114,9 @@ def test_metrics_whose_failures_cannot_be_counted_or_logged_raise_nothing(
     metrics.note_failure(ValueError("odd"))
 
 
-def test_count_predictions_of_rows_that_cannot_be_read_raises_nothing(metrics: Metrics) -> None:
+def test_count_predictions_with_failing_rows_raises_nothing_and_counts_a_failure(
+    metrics: Metrics,
+) -> None:
     def rows() -> Iterator[tuple[str, str]]:
         yield "setosa", "a-1"
         raise ArithmeticError

@@ -65,31 +65,39 @@ def response_ids(sent: list[Message]) -> list[str]:
     return [value.decode() for name, value in sent[0]["headers"] if name.lower() == b"x-request-id"]
 
 
-async def test_an_answer_passes_with_a_request_id(exchange: Exchange) -> None:
+async def test_observability_middleware_adds_a_request_id_to_the_response(
+    exchange: Exchange,
+) -> None:
     sent = await exchange(greet)
     [request_id] = response_ids(sent)
     assert GENERATED_ID.fullmatch(request_id)
     assert (sent[0]["status"], sent[1]["body"]) == (200, b"hello")
 
 
-async def test_each_request_has_an_id_of_its_own(exchange: Exchange) -> None:
+async def test_observability_middleware_gives_each_request_its_own_id(exchange: Exchange) -> None:
     assert response_ids(await exchange(greet)) != response_ids(await exchange(greet))
 
 
 @pytest.mark.parametrize("value", [b"a", b"9.A-z_:0", b"x" * 128])
-async def test_the_callers_id_is_kept(exchange: Exchange, value: bytes) -> None:
+async def test_observability_middleware_keeps_a_valid_request_id_of_the_client(
+    exchange: Exchange, value: bytes
+) -> None:
     assert response_ids(await exchange(greet, (b"x-request-id", value))) == [value.decode()]
 
 
 @pytest.mark.parametrize(
     "value", [b"", b" ", b"x" * 129, b"a b", b"a\nb", b"a\n", b'"', b"\xe9", b"a\x00", b"<script>"]
 )
-async def test_a_harmful_id_of_the_caller_is_replaced(exchange: Exchange, value: bytes) -> None:
+async def test_observability_middleware_replaces_a_harmful_request_id_of_the_client(
+    exchange: Exchange, value: bytes
+) -> None:
     [request_id] = response_ids(await exchange(greet, (b"x-request-id", value)))
     assert GENERATED_ID.fullmatch(request_id)
 
 
-async def test_the_id_is_known_during_the_request_and_only_then(exchange: Exchange) -> None:
+async def test_observability_middleware_sets_the_request_id_only_during_the_request(
+    exchange: Exchange,
+) -> None:
     known: list[str | None] = []
 
     async def note(scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,7 +109,7 @@ async def test_the_id_is_known_during_the_request_and_only_then(exchange: Exchan
     assert request_id_of_context.get() is None
 
 
-async def test_an_unexpected_failure_is_logged_and_answered(
+async def test_observability_middleware_with_an_unexpected_error_logs_it_and_answers_500(
     exchange: Exchange, metrics: Metrics
 ) -> None:
     with capture_logs() as logs:
@@ -118,7 +126,7 @@ async def test_an_unexpected_failure_is_logged_and_answered(
     assert counted(metrics, "GET", "unmatched", 500) == 1
 
 
-async def test_a_failure_after_the_answer_has_begun_breaks_it_off(
+async def test_observability_middleware_with_an_error_during_the_response_logs_and_reraises_it(
     exchange: Exchange, metrics: Metrics
 ) -> None:
     with capture_logs() as logs, pytest.raises(ArithmeticError, match="midway"):
@@ -128,7 +136,7 @@ async def test_a_failure_after_the_answer_has_begun_breaks_it_off(
     assert request_id_of_context.get() is None
 
 
-async def test_a_request_that_is_cancelled_is_counted_without_a_status(
+async def test_observability_middleware_with_a_cancelled_request_counts_status_0(
     exchange: Exchange, metrics: Metrics
 ) -> None:
     with pytest.raises(asyncio.CancelledError):
@@ -138,7 +146,9 @@ async def test_a_request_that_is_cancelled_is_counted_without_a_status(
 
 
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
-async def test_other_scopes_pass_untouched(metrics: Metrics, kind: str) -> None:
+async def test_observability_middleware_with_another_scope_passes_it_unchanged(
+    metrics: Metrics, kind: str
+) -> None:
     calls: list[tuple[Any, ...]] = []
 
     async def note(*call: Any) -> None:
@@ -151,7 +161,7 @@ async def test_other_scopes_pass_untouched(metrics: Metrics, kind: str) -> None:
     assert b"iris_http_requests_total{" not in metrics.render()
 
 
-async def test_requests_are_counted_and_timed_by_the_template_of_their_route(
+async def test_observability_middleware_counts_and_times_requests_by_route_template(
     exchange: Exchange, metrics: Metrics
 ) -> None:
     route = SimpleNamespace(path="/predictions/{prediction_id}")
@@ -163,7 +173,7 @@ async def test_requests_are_counted_and_timed_by_the_template_of_their_route(
     assert metrics.registry.get_sample_value(timed, labels) == 3
 
 
-async def test_strange_methods_and_paths_do_not_grow_the_metrics(
+async def test_observability_middleware_with_unknown_methods_and_paths_adds_one_series(
     exchange: Exchange, metrics: Metrics
 ) -> None:
     for number in range(3):
@@ -172,7 +182,7 @@ async def test_strange_methods_and_paths_do_not_grow_the_metrics(
     assert metrics.render().count(b"iris_http_requests_total{") == 1
 
 
-async def test_each_request_has_a_log_line(exchange: Exchange) -> None:
+async def test_observability_middleware_logs_one_line_for_each_request(exchange: Exchange) -> None:
     with capture_logs() as logs:
         await exchange(greet, path="/predict", method="POST")
     [line] = logs

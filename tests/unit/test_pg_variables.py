@@ -30,7 +30,7 @@ from iris_api.errors import ConfigurationError
     ],
 )
 @pytest.mark.usefixtures("home")
-def test_a_variable_of_libpqs_that_does_not_fit_is_named(
+def test_pg_variables_with_an_invalid_value_are_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -40,7 +40,7 @@ def test_a_variable_of_libpqs_that_does_not_fit_is_named(
 
 @pytest.mark.parametrize("value", ["a,,b", "db:port", "::1", "[::1"])
 @pytest.mark.usefixtures("home")
-def test_hosts_of_libpqs_that_do_not_fit_are_named(
+def test_pg_variables_with_an_invalid_pghost_are_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("PGHOST", value)
@@ -70,7 +70,7 @@ def test_hosts_of_libpqs_that_do_not_fit_are_named(
     ],
 )
 @pytest.mark.usefixtures("home")
-def test_variables_of_libpqs_that_fit_or_are_overruled_are_left_alone(
+def test_pg_variables_with_valid_or_overridden_values_are_accepted(
     monkeypatch: pytest.MonkeyPatch, url: str, variables: dict[str, str]
 ) -> None:
     for name, value in variables.items():
@@ -86,7 +86,7 @@ def test_variables_of_libpqs_that_fit_or_are_overruled_are_left_alone(
         ("PGSSLCRL", "?sslmode=require"),
     ],
 )
-def test_a_file_of_tls_that_a_variable_of_libpqs_names_and_is_missing_is_named(
+def test_pg_variables_with_a_missing_tls_file_are_refused_by_name(
     home: Path, monkeypatch: pytest.MonkeyPatch, variable: str, query: str
 ) -> None:
     monkeypatch.setenv(variable, f"{home}/absent.pem")
@@ -96,7 +96,7 @@ def test_a_file_of_tls_that_a_variable_of_libpqs_names_and_is_missing_is_named(
         translated(f"postgresql://db/iris{query}")
 
 
-def test_an_sslmode_of_libpqs_variable_that_lacks_its_root_names_both(
+def test_pg_variables_with_verify_full_and_no_root_certificate_name_both(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGSSLMODE", "verify-full")
@@ -104,7 +104,7 @@ def test_an_sslmode_of_libpqs_variable_that_lacks_its_root_names_both(
         translated("postgresql://db/iris")
 
 
-def test_a_clients_certificate_that_is_none_is_named(home: Path) -> None:
+def test_database_url_with_an_invalid_client_certificate_in_home_names_it(home: Path) -> None:
     (home / ".postgresql").mkdir()
     certificate = home / ".postgresql" / "postgresql.crt"
     certificate.write_text("nothing")

@@ -52,7 +52,7 @@ def at(*location: str | int) -> Sequence[Mapping[str, Any]]:
     return [{"loc": location, "type": "missing", "msg": "Field required", "input": SECRET}]
 
 
-def test_each_field_at_fault_is_named_where_it_is() -> None:
+def test_problem_of_validation_names_each_wrong_field_with_its_location() -> None:
     items = [SETOSA, SETOSA, SETOSA, {**SETOSA, "sepal_length": True, "petal_width": 101}]
     problem = problem_of_validation(errors_of(IrisFeaturesBatch, {"items": items}, "body"))
     assert isinstance(problem, InvalidRequest)
@@ -63,7 +63,7 @@ def test_each_field_at_fault_is_named_where_it_is() -> None:
     assert problem.detail.startswith("items[3].sepal_length: Input should be a valid number; ")
 
 
-def test_of_very_many_fields_at_fault_only_the_first_are_looked_at() -> None:
+def test_problem_of_validation_with_1000_errors_reads_only_the_first_100() -> None:
     """To look at each would hold up all other requests."""
     errors: list[Mapping[str, Any]] = [*list(at("body", "first")) * 100, *[{}] * 900]
     for problem in (problem_of_validation(errors), problem_of_validation(errors[:100], count=1000)):
@@ -72,13 +72,13 @@ def test_of_very_many_fields_at_fault_only_the_first_are_looked_at() -> None:
 
 
 @pytest.mark.parametrize("location", LOCATIONS)
-def test_a_field_may_be_anywhere_in_a_request(location: str) -> None:
+def test_problem_of_validation_names_a_field_of_any_location(location: str) -> None:
     [error] = problem_of_validation(at(location, "limit")).errors
     assert (error.location, error.field) == (location, "limit")
 
 
 @pytest.mark.parametrize("location", LOCATIONS)
-def test_a_part_that_is_at_fault_as_a_whole_is_its_own_field(location: str) -> None:
+def test_problem_of_validation_without_a_field_names_the_location(location: str) -> None:
     [error] = problem_of_validation(at(location)).errors
     assert (error.location, error.field) == (location, location)
 
@@ -97,14 +97,18 @@ def test_a_part_that_is_at_fault_as_a_whole_is_its_own_field(location: str) -> N
         (PageQuery, {"cursor": SECRET * 20}, "query"),
     ],
 )
-def test_the_input_is_never_echoed(model: type[BaseModel], value: Any, location: str) -> None:
+def test_problem_of_validation_never_shows_the_input(
+    model: type[BaseModel], value: Any, location: str
+) -> None:
     text = json.dumps(rendered(problem_of_validation(errors_of(model, value, location))))
     assert SECRET not in text
     assert "12:34:56" not in text
 
 
 @given(st.lists(st.text(st.characters()) | st.integers(0, 10**6), max_size=5))
-def test_any_name_is_rendered_in_printable_ascii(path: list[str | int]) -> None:
+def test_problem_of_validation_with_any_field_name_renders_it_in_printable_ascii(
+    path: list[str | int],
+) -> None:
     [error] = rendered(problem_of_validation(at("body", *path)))["errors"]
     assert error["field"].isascii()
     assert error["field"].isprintable()
@@ -121,12 +125,14 @@ def test_any_name_is_rendered_in_printable_ascii(path: list[str | int]) -> None:
         ("é" * 10_000, "?" * 64),
     ],
 )
-def test_a_harmful_name_is_cut_and_made_printable(name: str, field: str) -> None:
+def test_problem_of_validation_with_a_harmful_field_name_cuts_and_cleans_it(
+    name: str, field: str
+) -> None:
     problem = problem_of_validation(at("body", name))
     assert rendered(problem)["errors"][0]["field"] == field
 
 
-def test_a_body_that_is_no_json_is_malformed() -> None:
+def test_problem_of_validation_with_invalid_json_is_malformed_body() -> None:
     message = "Invalid JSON: EOF while parsing an object at line 1 column 1"
     errors = [{"type": "json_invalid", "loc": ("body", 17), "msg": message, "input": SECRET}]
     problem = problem_of_validation(errors)
@@ -134,7 +140,7 @@ def test_a_body_that_is_no_json_is_malformed() -> None:
     assert SECRET not in problem.detail
 
 
-def test_no_more_than_100_errors_are_rendered() -> None:
+def test_problem_response_renders_at_most_100_errors() -> None:
     problem = problem_of_validation([*at("body", "a")] * 150)
     assert len(rendered(problem)["errors"]) == 100
 
@@ -154,12 +160,14 @@ def test_no_more_than_100_errors_are_rendered() -> None:
         ("*", "*"),
     ],
 )
-def test_the_instance_is_the_path_as_a_uri_reference(path: str, instance: str) -> None:
+def test_problem_response_has_the_path_as_a_uri_reference_in_instance(
+    path: str, instance: str
+) -> None:
     assert rendered(NotFound("Nothing."), path)["instance"] == instance
 
 
 @given(st.text(st.characters()).map("/".__add__))
-def test_any_path_can_be_the_instance(path: str) -> None:
+def test_problem_response_with_any_path_has_it_quoted_in_instance(path: str) -> None:
     instance = rendered(NotFound("Nothing."), path)["instance"]
     parts = urlsplit(instance)
     assert instance == parts.path
@@ -167,7 +175,7 @@ def test_any_path_can_be_the_instance(path: str) -> None:
     assert unquote(instance, errors="surrogatepass").removeprefix("/.") == path.removeprefix("/.")
 
 
-def test_a_problem_is_rendered_as_rfc_9457_has_it() -> None:
+def test_problem_response_has_the_members_of_rfc_9457() -> None:
     token = request_id_of_context.set("id-1")
     try:
         body = rendered(DatabaseUnavailable("Gone."))
@@ -183,7 +191,7 @@ def test_a_problem_is_rendered_as_rfc_9457_has_it() -> None:
     }
 
 
-def test_a_problems_headers_and_extensions_are_rendered() -> None:
+def test_problem_response_has_the_headers_and_extensions_of_its_problem() -> None:
     problem = NotReady("No model.", {"model": {"status": "failed"}})
     response = problem_response(problem, {"type": "http", "path": "/readyz"})
     assert response.headers["Retry-After"] == "1"
@@ -191,13 +199,13 @@ def test_a_problems_headers_and_extensions_are_rendered() -> None:
     assert rendered(problem)["checks"] == {"model": {"status": "failed"}}
 
 
-def test_an_unexpected_failure_tells_nothing_of_itself() -> None:
+def test_failure_response_is_500_without_details() -> None:
     response = failure_response({"type": "http", "path": "/predict"})
     assert response.status_code == 500
     assert ProblemDetails.model_validate_json(bytes(response.body)).request_id is None
 
 
-def test_the_openapi_document_shows_an_example_of_each_problem() -> None:
+def test_problem_responses_show_an_example_of_each_problem_for_openapi() -> None:
     responses = problem_responses(ModelUnavailable, NotFound, DatabaseUnavailable)
     assert list(responses) == [404, 503]
     assert "headers" not in responses[404]

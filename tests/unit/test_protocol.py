@@ -25,7 +25,7 @@ def slug_of(body: str) -> str:
     return kind.rpartition(":")[2]
 
 
-async def test_few_requests_of_a_connection_wait_however_many_it_sends(
+async def test_protocol_with_8000_pipelined_requests_keeps_few_waiting(
     connection: Connection,
 ) -> None:
     count = 8000
@@ -41,7 +41,7 @@ async def test_few_requests_of_a_connection_wait_however_many_it_sends(
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 1500, 5000])
-async def test_what_is_read_is_the_same_in_pieces_of_any_size(
+async def test_protocol_with_pieces_of_any_size_reads_the_same_requests(
     connection: Connection, size: int
 ) -> None:
     body = b"a\r\n\r\nb" * 300
@@ -56,7 +56,7 @@ async def test_what_is_read_is_the_same_in_pieces_of_any_size(
     assert connection.app.bodies == [body] * 3 + [body * 2, b""]
 
 
-async def test_any_number_of_requests_may_wish_for_another_protocol(
+async def test_protocol_with_4000_upgrade_requests_answers_each(
     connection: Connection,
 ) -> None:
     count = 4000
@@ -65,7 +65,7 @@ async def test_any_number_of_requests_may_wish_for_another_protocol(
     assert await connection.answers(count) == [(200, f"/{number}") for number in range(count)]
 
 
-async def test_fields_behind_a_body_are_not_the_heads(connection: Connection) -> None:
+async def test_protocol_with_trailers_keeps_them_out_of_the_headers(connection: Connection) -> None:
     connection.send(CHUNKED % 1, b"1\r\na\r\n0\r\nAuthorization: Bearer x\r\nHost: b\r\n\r\n")
     connection.send(GET % 2)
     assert await connection.answers(2) == [(200, "/1"), (200, "/2")]
@@ -83,7 +83,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("reads", [True, False])
-async def test_a_field_behind_a_body_may_end_the_connection(
+async def test_protocol_with_connection_close_in_a_trailer_closes_the_connection(
     connection: Connection, *, reads: bool
 ) -> None:
     """Who is not told would wait for the answer to its next request until the time for one ends."""
@@ -97,7 +97,7 @@ async def test_a_field_behind_a_body_may_end_the_connection(
 
 
 @pytest.mark.parametrize(("begin", "unit"), ENDLESS.values(), ids=ENDLESS)
-async def test_what_comes_beside_a_body_has_a_bound(
+async def test_protocol_with_endless_trailers_or_chunk_extensions_is_400_or_431(
     connection: Connection, begin: bytes, unit: bytes
 ) -> None:
     connection.send(CHUNKED % 1, begin)
@@ -114,7 +114,9 @@ async def test_what_comes_beside_a_body_has_a_bound(
 
 
 @pytest.mark.parametrize("size", [1, 16, 100, 65_536])
-async def test_a_body_may_come_in_chunks_of_any_size(connection: Connection, size: int) -> None:
+async def test_protocol_with_chunks_of_any_size_reads_the_body(
+    connection: Connection, size: int
+) -> None:
     count = 200_000 // size
     connection.send(CHUNKED % 1)
     for _ in range(count):
@@ -125,7 +127,7 @@ async def test_a_body_may_come_in_chunks_of_any_size(connection: Connection, siz
     assert connection.app.bodies == [b"a" * size * count]
 
 
-async def test_a_head_is_too_large_in_one_piece_as_well(connection: Connection) -> None:
+async def test_protocol_with_too_large_a_head_in_one_piece_is_431(connection: Connection) -> None:
     connection.send(GET[:-2] % 1 + b"x: " + b"y" * MOST_HEADER_BYTES + b"\r\n\r\n")
     [(status, body)] = await connection.answers(1)
     assert (status, slug_of(body)) == (431, "headers-too-large")
@@ -133,7 +135,7 @@ async def test_a_head_is_too_large_in_one_piece_as_well(connection: Connection) 
     assert connection.transport.is_closed
 
 
-async def test_a_head_that_fits_does_whatever_comes_before_and_behind_it(
+async def test_protocol_with_a_head_within_the_limit_beside_other_requests_accepts_it(
     connection: Connection,
 ) -> None:
     large = b"x: " + b"y" * (MOST_HEADER_BYTES - 200) + b"\r\n\r\n"
@@ -145,7 +147,9 @@ async def test_a_head_that_fits_does_whatever_comes_before_and_behind_it(
     assert await connection.answers(4) == [(200, "/1")] * 3 + [(200, "/2")]
 
 
-async def test_what_is_refused_is_answered_in_its_turn(connection: Connection) -> None:
+async def test_protocol_with_a_malformed_body_answers_400_after_earlier_requests(
+    connection: Connection,
+) -> None:
     connection.app.goes_on.clear()
     connection.send(GET % 1 + GET % 2 + CHUNKED % 3 + b"ZZ\r\n")
     await asyncio.sleep(0)
@@ -157,7 +161,9 @@ async def test_what_is_refused_is_answered_in_its_turn(connection: Connection) -
     assert connection.transport.is_closed
 
 
-async def test_a_refusal_waits_for_what_came_before_it(connection: Connection) -> None:
+async def test_protocol_with_a_malformed_head_answers_400_after_earlier_requests(
+    connection: Connection,
+) -> None:
     connection.app.goes_on.clear()
     connection.send(GET % 1 + GET % 2 + b"\0\0")
     connection.app.goes_on.set()
@@ -166,7 +172,7 @@ async def test_a_refusal_waits_for_what_came_before_it(connection: Connection) -
     assert connection.transport.is_closed
 
 
-async def test_a_refusal_is_not_mixed_with_an_answer_that_has_begun(
+async def test_protocol_with_a_malformed_body_during_its_response_finishes_it_and_closes(
     connection: Connection,
 ) -> None:
     app = connection.app
@@ -180,7 +186,7 @@ async def test_a_refusal_is_not_mixed_with_an_answer_that_has_begun(
     assert connection.transport.is_closed
 
 
-async def test_a_body_that_breaks_off_behind_its_answer_ends_the_connection(
+async def test_protocol_with_a_malformed_body_after_its_response_closes_the_connection(
     connection: Connection,
 ) -> None:
     connection.app.reads = False
@@ -192,7 +198,9 @@ async def test_a_body_that_breaks_off_behind_its_answer_ends_the_connection(
     assert connection.transport.is_closed
 
 
-async def test_a_body_that_breaks_off_is_told_to_who_reads_it(connection: Connection) -> None:
+async def test_protocol_with_a_malformed_body_puts_the_refusal_into_the_scope(
+    connection: Connection,
+) -> None:
     connection.send(CHUNKED % 1, b"1\r\na\r\n")
     await connection.until(lambda: connection.app.scopes != [])
     connection.send(b"ZZ\r\n")
@@ -202,7 +210,9 @@ async def test_a_body_that_breaks_off_is_told_to_who_reads_it(connection: Connec
     await connection.until(lambda: connection.app.bodies != [])
 
 
-async def test_all_who_wait_are_told_that_the_client_has_left(connection: Connection) -> None:
+async def test_protocol_connection_lost_starts_no_waiting_request_and_writes_nothing(
+    connection: Connection,
+) -> None:
     connection.app.goes_on.clear()
     connection.send(GET % 1 + GET % 2 + GET % 3)
     await connection.until(lambda: connection.app.scopes != [])

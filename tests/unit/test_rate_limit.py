@@ -37,7 +37,7 @@ def left(fields: Mapping[str, str]) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def test_each_request_leaves_one_less(clock: Clock) -> None:
+def test_rate_limiter_count_leaves_one_request_less_each_time(clock: Clock) -> None:
     limiter = limiter_of(clock)
     told = []
     for _ in range(3):
@@ -46,7 +46,7 @@ def test_each_request_leaves_one_less(clock: Clock) -> None:
     assert told == [(2, 60), (1, 50), (0, 40)]
 
 
-def test_the_policy_is_told_each_time(clock: Clock) -> None:
+def test_rate_limiter_sends_its_policy_with_each_count_and_refusal(clock: Clock) -> None:
     limiter = limiter_of(clock, quota=1)
     assert limiter.count("one")["RateLimit-Policy"] == '"client";q=1;w=60'
     with pytest.raises(RateLimited) as refusal:
@@ -54,7 +54,7 @@ def test_the_policy_is_told_each_time(clock: Clock) -> None:
     assert refusal.value.headers["RateLimit-Policy"] == '"client";q=1;w=60'
 
 
-def test_a_refusal_says_when_to_go_on_and_is_right(clock: Clock) -> None:
+def test_rate_limiter_refusal_has_a_correct_retry_after(clock: Clock) -> None:
     limiter = limiter_of(clock, quota=1)
     limiter.count("one")
     clock.now += 12.3
@@ -66,7 +66,7 @@ def test_a_refusal_says_when_to_go_on_and_is_right(clock: Clock) -> None:
     assert left(limiter.count("one")) == (0, 60)
 
 
-def test_refused_requests_do_not_delay_the_next_window(clock: Clock) -> None:
+def test_rate_limiter_refused_requests_do_not_delay_the_next_window(clock: Clock) -> None:
     limiter = limiter_of(clock, quota=1)
     limiter.count("one")
     for _ in range(WINDOW - 1):
@@ -77,7 +77,7 @@ def test_refused_requests_do_not_delay_the_next_window(clock: Clock) -> None:
     limiter.count("one")
 
 
-def test_clients_do_not_count_for_each_other(clock: Clock) -> None:
+def test_rate_limiter_counts_each_client_separately(clock: Clock) -> None:
     limiter = limiter_of(clock, quota=1)
     limiter.count("one")
     limiter.count("other")
@@ -86,7 +86,7 @@ def test_clients_do_not_count_for_each_other(clock: Clock) -> None:
             limiter.count(client)
 
 
-def test_windows_that_have_ended_are_forgotten(clock: Clock) -> None:
+def test_rate_limiter_forgets_ended_windows(clock: Clock) -> None:
     limiter = limiter_of(clock)
     for number in range(1000):
         limiter.count(f"client-{number}")
@@ -96,7 +96,7 @@ def test_windows_that_have_ended_are_forgotten(clock: Clock) -> None:
     assert list(limiter._windows) == ["another"]
 
 
-def test_the_seconds_to_wait_are_never_more_than_the_window(clock: Clock) -> None:
+def test_rate_limiter_seconds_to_wait_never_exceed_the_window(clock: Clock) -> None:
     for _ in range(1000):
         clock.now += 0.1
         assert left(limiter_of(clock).count("one")) == (2, WINDOW)
@@ -108,7 +108,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS, quota=st.integers(1, 5))
-def test_no_window_of_a_client_ever_has_more_than_the_quota(
+def test_rate_limiter_with_any_requests_allows_each_window_at_most_the_quota(
     steps: list[tuple[str, float]], quota: int
 ) -> None:
     clock = Clock()
@@ -136,7 +136,7 @@ def test_no_window_of_a_client_ever_has_more_than_the_quota(
 
 
 @given(steps=STEPS)
-def test_no_more_windows_are_remembered_than_began_within_one(
+def test_rate_limiter_with_any_requests_keeps_only_open_windows(
     steps: list[tuple[str, float]],
 ) -> None:
     clock = Clock()

@@ -55,7 +55,7 @@ def refusal(error: ConfigurationError) -> str:
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG.items())
-def test_a_wrong_variable_is_named_and_its_value_is_not_shown(
+def test_load_settings_with_a_wrong_variable_names_it_and_hides_its_value(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -64,7 +64,9 @@ def test_a_wrong_variable_is_named_and_its_value_is_not_shown(
     assert not value or value not in refusal(error.value)
 
 
-def test_all_wrong_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_settings_with_several_wrong_variables_names_all_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name, value in WRONG.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("IRIS_DATABASE_URL", "postgresql://iris:hunter2@db/iris")
@@ -84,7 +86,7 @@ def test_all_wrong_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) 
         ("IRIS_DATABSE_URL", "IRIS_DATABASE_URL"),
     ],
 )
-def test_a_misspelt_variable_is_named(
+def test_misspelt_settings_with_a_misspelt_variable_names_it(
     monkeypatch: pytest.MonkeyPatch, name: str, meant: str
 ) -> None:
     monkeypatch.setenv(name, "hunter2")
@@ -109,7 +111,7 @@ def test_a_misspelt_variable_is_named(
         "IRIS_TEST_DATABASE",
     ],
 )
-def test_a_variable_that_is_right_or_anothers_is_left_alone(
+def test_misspelt_settings_with_a_known_or_foreign_variable_is_empty(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "")
@@ -127,7 +129,7 @@ def test_a_variable_that_is_right_or_anothers_is_left_alone(
     ],
 )
 @pytest.mark.parametrize("name", ["IRIS_PORT", "iris_port"])
-def test_iris_port_of_a_kubernetes_service_is_ignored_and_warned_of(
+def test_load_settings_with_iris_port_of_a_kubernetes_service_ignores_it_and_warns(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -142,7 +144,7 @@ def test_iris_port_of_a_kubernetes_service_is_ignored_and_warned_of(
     ["tcp://10.96.12.3", "tcp://10.96.12.3:", "tcp://", "http://10.96.12.3:8000", "10.96.12.3:8000",
      "8000/tcp", "80 00", "eighty", "tcp://10.96.12.3:8000 "],
 )  # fmt: skip
-def test_iris_port_that_is_malformed_in_another_way_is_an_error(
+def test_load_settings_with_a_malformed_iris_port_is_a_configuration_error(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("IRIS_PORT", value)
@@ -151,7 +153,7 @@ def test_iris_port_that_is_malformed_in_another_way_is_an_error(
     assert environment_warnings() == []
 
 
-def test_all_that_kubernetes_injects_for_a_service_named_iris_does_no_harm(
+def test_load_settings_with_all_variables_of_a_kubernetes_service_has_the_defaults(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in {
@@ -172,7 +174,7 @@ def test_all_that_kubernetes_injects_for_a_service_named_iris_does_no_harm(
     assert len(environment_warnings()) == 1
 
 
-def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_settings_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IRIS_PORT", "0")
     monkeypatch.setenv("IRIS_DATA_DIR", "somewhere")
     monkeypatch.setenv("IRIS_MODEL_SHA256", "a" * 64)
@@ -186,7 +188,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.database_url == SecretStr("postgresql://iris:hunter2@db/iris")
 
 
-def test_the_defaults_serve_on_this_machine_alone() -> None:
+def test_load_settings_by_default_listens_on_localhost_only() -> None:
     settings = load_settings()
     assert (settings.host, settings.port, settings.workers) == ("127.0.0.1", 8000, 1)
     assert (settings.data_dir, settings.log_level) == (Path(".iris"), "INFO")
@@ -194,12 +196,12 @@ def test_the_defaults_serve_on_this_machine_alone() -> None:
     assert settings.model_sha256 is None
 
 
-def test_settings_cannot_be_changed() -> None:
+def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1  # type: ignore[misc]  # mypy knows it too
 
 
-def test_a_setting_that_does_not_exist_is_refused() -> None:
+def test_settings_with_an_unknown_name_are_refused() -> None:
     with pytest.raises(ValidationError, match="prot"):
         Settings.model_validate({"prot": 8000})
 
@@ -210,12 +212,12 @@ def test_settings_do_not_show_the_password() -> None:
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_each_setting_says_what_it_is(name: str) -> None:
+def test_settings_have_a_description_for_each_field(name: str) -> None:
     assert Settings.model_fields[name].description
 
 
 @pytest.mark.parametrize("value", ["/", "/iris/", "iris", "//iris", "/iris//v1", "/iris?", "/ i"])
-def test_a_root_path_that_leads_nowhere_is_refused(
+def test_load_settings_with_an_invalid_root_path_is_a_configuration_error(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("IRIS_ROOT_PATH", value)
@@ -224,7 +226,7 @@ def test_a_root_path_that_leads_nowhere_is_refused(
 
 
 @pytest.mark.parametrize("value", ["/iris", "/iris/v1.0", "/~a_b-c"])
-def test_a_root_path_has_any_number_of_segments(
+def test_load_settings_with_a_root_path_of_any_number_of_segments_accepts_it(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("IRIS_ROOT_PATH", value)

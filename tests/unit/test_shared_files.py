@@ -59,13 +59,13 @@ assert metrics.failures._value.get() == 0
 
 @contextmanager
 def worker(
-    folder: Path, *before: str, first: str = "", then: str = "", said: list[str] | None = None
+    folder: Path, *before: str, first: str = "", then: str = "", logged: list[str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
     """A process that has counted; it renders what it sees and ends when its input is closed.
 
-    What it has logged until then is added to ``said``.
+    What it has logged until then is added to ``logged``.
     """
-    said = [] if said is None else said
+    logged = [] if logged is None else logged
     process = subprocess.Popen(
         [*before, sys.executable, "-c", WORKER, first, then],
         env=environment(folder, measured=not (before or first)),
@@ -76,10 +76,10 @@ def worker(
     )
     with process:
         assert process.stdout is not None
-        said.append(process.stdout.readline())
-        while said[-1] not in {"ready\n", ""}:
-            said.append(process.stdout.readline())
-        assert said[-1] == "ready\n", said
+        logged.append(process.stdout.readline())
+        while logged[-1] not in {"ready\n", ""}:
+            logged.append(process.stdout.readline())
+        assert logged[-1] == "ready\n", logged
         yield process
 
 
@@ -93,7 +93,7 @@ def environment(folder: Path, *, measured: bool) -> dict[str, str]:
     return {**inherited, FOLDER_VARIABLE: str(folder)}
 
 
-def told_by(process: "subprocess.Popen[str]") -> str:
+def output_of(process: "subprocess.Popen[str]") -> str:
     text = process.communicate()[0]
     assert process.returncode == 0, text
     return text
@@ -107,13 +107,13 @@ def counted(text: str) -> float | None:
     return sample(text, "iris_predictions_total", label="setosa", model_version="a-1")
 
 
-def test_the_workers_values_are_summed_and_a_dead_ones_gauges_are_forgotten(
+def test_metrics_render_sums_all_workers_and_forgets_gauges_of_ended_workers(
     tmp_path: Path,
 ) -> None:
     with worker(tmp_path) as first:
         with worker(tmp_path) as second:
-            both = told_by(second)
-        alone = told_by(first)
+            both = output_of(second)
+        alone = output_of(first)
     for text in (both, alone):
         assert counted(text) == 4
         assert sample(text, "iris_inference_duration_seconds_count") == 2
@@ -122,7 +122,7 @@ def test_the_workers_values_are_summed_and_a_dead_ones_gauges_are_forgotten(
         assert sample(alone, f"iris_database_connections_{name}") == value
 
 
-def test_a_worker_that_is_killed_leaves_its_counts_and_its_files_to_the_next(
+def test_share_metrics_after_a_killed_worker_reuses_its_files_and_counts(
     tmp_path: Path,
 ) -> None:
     for _ in range(3):
@@ -130,31 +130,31 @@ def test_a_worker_that_is_killed_leaves_its_counts_and_its_files_to_the_next(
             process.kill()
     names = sorted(file.name for file in tmp_path.iterdir())
     with worker(tmp_path) as process:
-        text = told_by(process)
+        text = output_of(process)
     assert counted(text) == 8
     assert in_use(text) == 3
     assert names == sorted(f"{kind}_0.db" for kind in _BYTES)
     assert sorted(file.name for file in tmp_path.iterdir()) == names
 
 
-def test_a_worker_that_has_only_created_its_files_spoils_no_scrape(tmp_path: Path) -> None:
+def test_metrics_render_with_empty_files_of_another_worker_ignores_them(tmp_path: Path) -> None:
     with worker(tmp_path) as process:
         for kind in _BYTES:
             (tmp_path / f"{kind}_1.db").touch()
         (tmp_path / "counter_2.db").symlink_to("nowhere")  # listed, and gone when it is looked at
-        text = told_by(process)
+        text = output_of(process)
     assert sample(text, "iris_database_connections_limit") == 8
 
 
-def test_the_files_of_a_worker_have_all_their_space_from_the_start(tmp_path: Path) -> None:
+def test_share_metrics_reserves_the_full_size_of_its_files_at_start(tmp_path: Path) -> None:
     with worker(tmp_path) as process:
         for kind, size in _BYTES.items():
             file = (tmp_path / f"{kind}_0.db").stat()
             assert (file.st_size, file.st_blocks * 512 >= size) == (size, True), kind
-        told_by(process)
+        output_of(process)
 
 
-def test_all_label_sets_that_can_occur_fit_into_the_files_of_a_worker(tmp_path: Path) -> None:
+def test_share_metrics_files_have_room_for_all_label_sets(tmp_path: Path) -> None:
     """More than can occur: each method, for each route, with each status."""
     problems = [one for one in vars(errors).values() if hasattr(one, "status")]
     statuses = {0, 200, *(int(one.status) for one in problems)}
@@ -182,22 +182,22 @@ def test_all_label_sets_that_can_occur_fit_into_the_files_of_a_worker(tmp_path: 
     }
 
 
-def test_a_worker_without_room_for_its_files_keeps_its_metrics_to_itself_and_says_so(
+def test_share_metrics_with_a_full_disk_keeps_metrics_in_the_worker_and_warns(
     tmp_path: Path,
 ) -> None:
     """A limit on the size of files stands for a full disk, which a fault test has."""
-    said: list[str] = []
-    with worker(tmp_path, "sh", "-c", 'ulimit -f 8; exec "$@"', "sh", said=said) as process:
-        text = told_by(process)
+    logged: list[str] = []
+    with worker(tmp_path, "sh", "-c", 'ulimit -f 8; exec "$@"', "sh", logged=logged) as process:
+        text = output_of(process)
     assert counted(text) == 2
     assert in_use(text) == 3
-    [line] = said[:-1]
+    [line] = logged[:-1]
     for word in ("metrics_not_shared", str(tmp_path), f"[Errno {errno.EFBIG}]", "TMPDIR"):
         assert word in line
 
 
 @pytest.mark.parametrize("spoil", ["a file in its place", "no parent", "a spoilt file"])
-def test_a_worker_whose_folder_cannot_be_used_keeps_its_metrics_to_itself_and_says_so(
+def test_share_metrics_with_an_unusable_folder_keeps_metrics_in_the_worker_and_warns(
     tmp_path: Path, spoil: str
 ) -> None:
     folder = tmp_path / "folder"
@@ -208,37 +208,37 @@ def test_a_worker_whose_folder_cannot_be_used_keeps_its_metrics_to_itself_and_sa
     else:
         folder.mkdir()
         (folder / "counter_0.db").write_bytes(b"\xff\0\0\0\0\0\0\0\xff\xff\xff\0" * 100)
-    said: list[str] = []
-    with worker(folder, said=said) as process:
-        text = told_by(process)
+    logged: list[str] = []
+    with worker(folder, logged=logged) as process:
+        text = output_of(process)
     assert counted(text) == 2
-    assert "metrics_not_shared" in "".join(said)
+    assert "metrics_not_shared" in "".join(logged)
 
 
 @pytest.mark.parametrize("most", [3, 4, 6, 8])
-def test_a_worker_without_file_descriptors_for_its_files_keeps_its_metrics_to_itself(
+def test_share_metrics_without_file_descriptors_keeps_metrics_in_the_worker_and_warns(
     tmp_path: Path, most: int
 ) -> None:
     """It has three, and needs one for its slot and two for each file that it maps."""
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({most}, 64))"
-    said: list[str] = []
-    with worker(tmp_path, first=limit, said=said) as process:
-        text = told_by(process)
+    logged: list[str] = []
+    with worker(tmp_path, first=limit, logged=logged) as process:
+        text = output_of(process)
     assert counted(text) == 2
-    assert f"[Errno {errno.EMFILE}]" in "".join(said)
+    assert f"[Errno {errno.EMFILE}]" in "".join(logged)
 
 
-def test_a_worker_has_opened_its_files_when_it_begins_to_serve(tmp_path: Path) -> None:
+def test_share_metrics_opens_its_files_before_the_first_count(tmp_path: Path) -> None:
     """So it has them though there are no file descriptors left when it counts first."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (0, 64))"
     with worker(tmp_path, then=limit) as process:
         process.communicate()
     with worker(tmp_path) as process:
-        assert counted(told_by(process)) == 4
+        assert counted(output_of(process)) == 4
 
 
 @pytest.mark.parametrize("spoil", ["gone", "a file in its place", "a spoilt file"])
-def test_a_scrape_without_the_folder_shows_the_values_of_the_worker_and_a_failure(
+def test_metrics_render_without_its_folder_shows_own_values_and_counts_a_failure(
     tmp_path: Path, spoil: str
 ) -> None:
     folder = tmp_path / "folder"
@@ -250,14 +250,14 @@ def test_a_scrape_without_the_folder_shows_the_values_of_the_worker_and_a_failur
             folder.rename(tmp_path / "old")
         if spoil == "a file in its place":
             folder.touch()
-        text = told_by(process)
+        text = output_of(process)
     assert "metrics_failed" in text
     text = text[text.index("# HELP") :]
     assert counted(text) == 2
     assert sample(text, "iris_metrics_failures_total") == 1
 
 
-def test_prometheus_client_makes_its_values_of_the_class_that_is_set(
+def test_prometheus_client_makes_values_of_the_class_set_in_value_class(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where it does not: see how `values.get_value_class()` chooses between the two."""

@@ -15,7 +15,7 @@ ASKING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 @pytest.fixture(autouse=True)
-def hearing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(signals, "_state", signals._State())
     before = {number: signal.getsignal(number) for number in ASKING}
     signals.install_handlers()
@@ -25,7 +25,9 @@ def hearing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", ASKING)
-def test_a_signal_unwinds_the_stack_and_exits_with_0(number: signal.Signals) -> None:
+def test_install_handlers_on_a_signal_unwinds_the_stack_and_exits_with_0(
+    number: signal.Signals,
+) -> None:
     done: list[str] = []
 
     def work() -> None:
@@ -40,13 +42,13 @@ def test_a_signal_unwinds_the_stack_and_exits_with_0(number: signal.Signals) -> 
     assert done == ["undone"]
 
 
-def test_what_nohup_has_ignored_stays_ignored() -> None:
+def test_install_handlers_with_sighup_ignored_keeps_it_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signals.install_handlers()
     signal.raise_signal(signal.SIGHUP)
 
 
-def test_a_held_block_is_not_broken_off_and_is_the_last() -> None:
+def test_defer_signals_on_a_signal_finishes_the_block_then_exits() -> None:
     done: list[str] = []
 
     def work() -> None:
@@ -65,18 +67,18 @@ def test_a_held_block_is_not_broken_off_and_is_the_last() -> None:
 
 
 @signals.defer_signals()
-def _fail_amid_a_signal() -> None:
+def _fail_after_a_signal() -> None:
     signal.raise_signal(signal.SIGTERM)
     raise LookupError("a program fails that the terminal has told as well")
 
 
-def test_an_error_of_a_held_block_gives_way_to_the_end() -> None:
+def test_defer_signals_on_a_signal_and_an_error_exits() -> None:
     with pytest.raises(SystemExit):
-        _fail_amid_a_signal()
+        _fail_after_a_signal()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_signal_that_a_destructor_has_swallowed_is_heard_at_the_next_block() -> None:
+def test_defer_signals_after_a_signal_lost_in_a_destructor_exits() -> None:
     class Ends:
         def __del__(self) -> None:
             signal.raise_signal(signal.SIGTERM)
@@ -120,7 +122,7 @@ async def _ended_while_it_sleeps(done: list[str]) -> None:
 
 
 @pytest.mark.parametrize("main", [_ended_by_its_loop, _ended_by_itself, _ended_while_it_sleeps])
-def test_a_loop_is_not_broken_off_but_its_task_is_cancelled(
+def test_signals_run_on_a_signal_cancels_the_task_and_exits(
     main: Callable[[list[str]], Coroutine[None, None, None]],
 ) -> None:
     done: list[str] = []
@@ -129,7 +131,7 @@ def test_a_loop_is_not_broken_off_but_its_task_is_cancelled(
     assert done[-1] == "undone"
 
 
-def test_a_loop_that_no_signal_disturbs_gives_its_result() -> None:
+def test_signals_run_without_a_signal_gives_the_result_or_the_error() -> None:
     async def main() -> str:
         await asyncio.sleep(0)
         return "result"
@@ -143,7 +145,7 @@ async def _fails() -> None:
     raise LookupError
 
 
-_TOLD_AMID_IMPORTS = """
+_SIGNAL_DURING_IMPORTS = """
 import signal, sys
 
 class Finder:
@@ -157,6 +159,6 @@ main()
 """
 
 
-def test_a_signal_is_heard_before_all_is_imported() -> None:
-    result = subprocess.run([sys.executable, "-c", _TOLD_AMID_IMPORTS], check=False)
+def test_main_on_a_signal_during_its_imports_exits_with_0() -> None:
+    result = subprocess.run([sys.executable, "-c", _SIGNAL_DURING_IMPORTS], check=False)
     assert result.returncode == 0

@@ -78,13 +78,13 @@ def read_available(fileno: int) -> str:
 
 
 @pytest.fixture
-def told() -> Iterator[list[EventDict]]:
+def events() -> Iterator[list[EventDict]]:
     with structlog.testing.capture_logs() as logs:
         yield logs
 
 
-def test_unblocked_gives_a_reader_who_reads_all_of_it(
-    ends: tuple[int, TextIO], told: list[EventDict]
+def test_unblocked_with_an_active_reader_delivers_every_line(
+    ends: tuple[int, TextIO], events: list[EventDict]
 ) -> None:
     reading, stream = ends
     log = unblocked(stream)
@@ -93,11 +93,11 @@ def test_unblocked_gives_a_reader_who_reads_all_of_it(
         log.flush()
     text = read(reading, until="99 \\ud800\n")
     assert text == "".join(f"{number} \\ud800\n" for number in range(100))
-    assert told == []
+    assert events == []
 
 
-def test_unblocked_waits_for_no_reader_and_tells_how_many_lines_are_dropped(
-    ends: tuple[int, TextIO], told: list[EventDict]
+def test_unblocked_with_a_stalled_reader_drops_lines_and_logs_how_many(
+    ends: tuple[int, TextIO], events: list[EventDict]
 ) -> None:
     reading, stream = ends
     log = unblocked(stream)
@@ -107,22 +107,22 @@ def test_unblocked_waits_for_no_reader_and_tells_how_many_lines_are_dropped(
     assert time.monotonic() - began < 5, "it waited"
     whole = ""
 
-    def all_is_told() -> bool:
+    def each_line_is_accounted_for() -> bool:
         nonlocal whole
         whole += read_available(reading)
-        return bool(whole.count("\n") + sum(event["lines"] for event in told) == MANY)
+        return bool(whole.count("\n") + sum(event["lines"] for event in events) == MANY)
 
-    poll_until(all_is_told, "each line is there, or is told of")
+    poll_until(each_line_is_accounted_for, "each line is there, or is told of")
     assert set(whole.splitlines(keepends=True)) == {LINE}, "a line is there whole, or not at all"
-    assert {(event["event"], event["log_level"]) for event in told} == {
+    assert {(event["event"], event["log_level"]) for event in events} == {
         ("log_lines_dropped", "warning")
     }
     log.write("again\n")
     assert read(reading, until="again\n") == "again\n"
 
 
-def test_unblocked_gives_a_slow_reader_all_of_it(
-    ends: tuple[int, TextIO], told: list[EventDict]
+def test_unblocked_with_a_slow_reader_delivers_every_line(
+    ends: tuple[int, TextIO], events: list[EventDict]
 ) -> None:
     reading, stream = ends
     text = LINE * (MANY // 4)
@@ -138,10 +138,10 @@ def test_unblocked_gives_a_slow_reader_all_of_it(
     unblocked(stream).write(text)
     reader.join(60)
     assert b"".join(received).decode() == text
-    assert told == []
+    assert events == []
 
 
-def test_unblocked_writes_to_no_reader_who_is_gone(ends: tuple[int, TextIO]) -> None:
+def test_unblocked_with_a_closed_reader_does_not_wait(ends: tuple[int, TextIO]) -> None:
     reading, stream = ends
     log = unblocked(stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), reading)
@@ -152,7 +152,7 @@ def test_unblocked_writes_to_no_reader_who_is_gone(ends: tuple[int, TextIO]) -> 
     assert time.monotonic() - began < 5
 
 
-def test_unblocked_lines_of_two_writers_do_not_mix_though_the_reader_is_slow() -> None:
+def test_unblocked_with_two_writers_and_a_slow_reader_keeps_lines_whole() -> None:
     reading, writing = os.pipe()
     second = os.dup(writing)
     with os.fdopen(writing, "w") as one, os.fdopen(second, "w") as two:
@@ -168,14 +168,14 @@ def test_unblocked_lines_of_two_writers_do_not_mix_though_the_reader_is_slow() -
     assert set(whole.splitlines(keepends=True)) == {*lines, "end\n"}
 
 
-def test_unblocked_writes_to_a_file_at_once(tmp_path: Path) -> None:
+def test_unblocked_with_a_file_writes_at_once(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as stream:
         unblocked(stream).write("one \ud800\n")
         assert (tmp_path / "log").read_text() == "one \\ud800\n"
 
 
-def test_unblocked_drops_lines_that_a_full_disk_does_not_take_and_tells_how_many(
-    tmp_path: Path, told: list[EventDict]
+def test_unblocked_with_a_full_disk_drops_lines_and_logs_how_many(
+    tmp_path: Path, events: list[EventDict]
 ) -> None:
     """A limit on the size of files stands for the disk: it too lets a line end amid its letters."""
     program = (
@@ -200,14 +200,14 @@ def test_unblocked_drops_lines_that_a_full_disk_does_not_take_and_tells_how_many
     ]
 
 
-def test_unblocked_returns_a_stream_without_a_file_itself(
+def test_unblocked_of_a_stream_without_a_file_is_the_stream(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert unblocked(sys.stderr) is sys.stderr
 
 
 @pytest.mark.parametrize("end", ["", "raise SystemExit(0)", "1 / 0"])
-def test_what_waits_for_a_slow_reader_is_written_at_the_interpreters_end(end: str) -> None:
+def test_unblocked_at_interpreter_exit_writes_pending_lines_to_a_slow_reader(end: str) -> None:
     program = (
         "import sys\nfrom iris_api.observability.standard_error import unblocked\n"
         f"unblocked(sys.stderr).write({LINE!r} * 5000 + 'end\\n')\n{end}"
@@ -217,7 +217,7 @@ def test_what_waits_for_a_slow_reader_is_written_at_the_interpreters_end(end: st
         assert b"end\n" in process.stderr.read()
 
 
-def test_a_reader_who_does_not_read_holds_up_the_interpreters_end_for_a_moment_only() -> None:
+def test_unblocked_at_interpreter_exit_waits_only_briefly_for_a_stalled_reader() -> None:
     program = (
         "import sys\nfrom iris_api.observability.standard_error import unblocked\n"
         f"unblocked(sys.stderr).write({LINE!r} * 5000)\nprint('now', flush=True)"

@@ -10,7 +10,7 @@ from uvicorn.supervisors.multiprocess import SIGNALS
 from iris_api.server.supervisor import Supervisor, _Exit
 
 
-def test_workers_that_end_before_any_has_served_end_their_parent() -> None:
+def test_supervisor_run_with_workers_exiting_at_start_ends_and_has_failed() -> None:
     """Each would fail as the first one did."""
     config = Config("nowhere:application", workers=2, log_config=None)
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -25,7 +25,7 @@ def test_workers_that_end_before_any_has_served_end_their_parent() -> None:
     assert not any(worker.process.is_alive() for worker in supervisor.processes)
 
 
-def test_a_signal_is_noted_though_the_time_to_wait_is_not_over() -> None:
+def test_supervisor_exit_wait_with_a_noted_signal_returns_before_its_timeout() -> None:
     signals: list[int] = []
     leave = _Exit(signals)
     assert not leave.wait(0.01)

@@ -19,7 +19,7 @@ from iris_api.inference.training import (
 )
 
 
-def test_the_candidate_with_the_lowest_log_loss_becomes_the_model(tmp_path: Path) -> None:
+def test_train_chooses_the_candidate_with_the_lowest_log_loss(tmp_path: Path) -> None:
     reported: dict[str, Scores] = {}
     manifest = train(tmp_path, report=reported.__setitem__)
     losses = {name: scores.log_loss for name, scores in manifest.scores.items()}
@@ -33,7 +33,7 @@ def test_the_candidate_with_the_lowest_log_loss_becomes_the_model(tmp_path: Path
     assert load_artifact(tmp_path).manifest == manifest
 
 
-def test_training_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_train_twice_writes_the_same_bytes(tmp_path: Path) -> None:
     def content(manifest: Manifest, folder: Path) -> bytes:
         return (folder / manifest.file).read_bytes()
 
@@ -46,7 +46,7 @@ def test_training_twice_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CANDIDATES)
-def test_each_candidate_is_fitted_the_same_way_twice(
+def test_candidates_fitted_twice_give_the_same_probabilities(
     name: str, rows: NDArray[np.float64], targets: NDArray[np.int64]
 ) -> None:
     first, second = [clone(CANDIDATES[name]).fit(rows, targets) for _ in range(2)]
@@ -62,7 +62,7 @@ def overconfident(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manif
         return folder, train(folder, candidate="nearest")
 
 
-def test_probabilities_are_calibrated_where_that_lowers_the_log_loss(
+def test_train_with_an_overconfident_candidate_calibrates_its_probabilities(
     overconfident: tuple[Path, Manifest],
 ) -> None:
     folder, manifest = overconfident
@@ -76,14 +76,14 @@ def test_probabilities_are_calibrated_where_that_lowers_the_log_loss(
     assert manifest.estimator == repr(calibrated)
 
 
-def test_a_named_candidate_is_taken_without_comparison(
+def test_train_with_a_named_candidate_compares_no_other(
     overconfident: tuple[Path, Manifest],
 ) -> None:
     _, manifest = overconfident
     assert set(manifest.scores) == {"nearest", *(f"nearest+{method}" for method in CALIBRATIONS)}
 
 
-def test_the_manifest_holds_the_ranges_and_the_labels_of_the_data(
+def test_train_manifest_holds_the_ranges_and_the_labels_of_the_data(
     overconfident: tuple[Path, Manifest],
 ) -> None:
     _, manifest = overconfident
@@ -94,7 +94,7 @@ def test_the_manifest_holds_the_ranges_and_the_labels_of_the_data(
     assert [feature.maximum for feature in manifest.features] == data.data.max(axis=0).tolist()
 
 
-def test_scores_are_those_of_rows_that_were_not_seen(
+def test_cross_validated_scores_only_unseen_rows(
     rows: NDArray[np.float64], targets: NDArray[np.int64]
 ) -> None:
     memory = KNeighborsClassifier(n_neighbors=1)
@@ -104,21 +104,21 @@ def test_scores_are_those_of_rows_that_were_not_seen(
     assert cross_validated(memory, rows, shuffled).accuracy < 0.5
 
 
-def test_the_calibration_error_is_the_mean_distance_over_the_bins() -> None:
+def test_calibration_error_is_the_mean_distance_over_the_bins() -> None:
     """Ten bins of two: five of them say 0.6 and are right, five say 0.9 and are wrong."""
     probabilities = np.array([[0.9, 0.1]] * 10 + [[0.4, 0.6]] * 10)
     truth = np.array([1] * 20)
     assert calibration_error(truth, probabilities) == pytest.approx((0.9 + 0.4) / 2)
 
 
-def test_the_calibration_error_weighs_a_bin_by_its_rows() -> None:
+def test_calibration_error_weighs_a_bin_by_its_rows() -> None:
     """Eleven rows fill ten bins: the first holds two of them, one right and one wrong."""
     probabilities = np.array([[0.5, 0.3, 0.2]] * 2 + [[1.0, 0.0, 0.0]] * 9)
     truth = np.array([0, 2, *[0] * 8, 1])
     assert calibration_error(truth, probabilities) == pytest.approx(1 / 11)
 
 
-def test_a_classifier_that_is_as_often_right_as_it_says_has_no_calibration_error() -> None:
+def test_calibration_error_of_calibrated_probabilities_is_0() -> None:
     probabilities = np.array([[0.75, 0.25]] * 40)
     truth = np.array([0, 0, 0, 1] * 10)
     assert calibration_error(truth, probabilities) == pytest.approx(0)

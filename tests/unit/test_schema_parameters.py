@@ -22,18 +22,18 @@ TIME_SHAPED = st.from_regex(
 
 
 @given(TIMES, st.sampled_from(["T", "t", " "]))
-def test_a_time_with_an_offset_is_taken_in_utc(time: datetime, separator: str) -> None:
+def test_instant_with_an_offset_is_converted_to_utc(time: datetime, separator: str) -> None:
     taken = INSTANT.validate_python(time.isoformat(separator))
     assert taken == time
     assert taken.utcoffset() == timedelta(0)
 
 
 @pytest.mark.parametrize("text", ["2026-01-31T12:00:00Z", "2026-01-31t12:00:00z"])
-def test_z_is_utc(text: str) -> None:
+def test_instant_with_z_is_utc(text: str) -> None:
     assert INSTANT.validate_python(text) == datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
-def test_a_time_keeps_its_microseconds() -> None:
+def test_instant_keeps_its_microseconds() -> None:
     taken = INSTANT.validate_python("2026-01-31T12:00:00.123456Z")
     assert taken == datetime(2026, 1, 31, 12, 0, 0, 123456, UTC)
 
@@ -66,7 +66,7 @@ def test_a_time_keeps_its_microseconds() -> None:
         datetime(2026, 1, 31, 12),  # noqa: DTZ001, it is naive on purpose
     ],
 )
-def test_a_time_in_another_form_or_without_an_offset_is_refused(value: Any) -> None:
+def test_instant_in_another_form_or_without_an_offset_is_refused(value: Any) -> None:
     with pytest.raises(ValidationError):
         INSTANT.validate_python(value)
 
@@ -81,7 +81,7 @@ def test_a_time_in_another_form_or_without_an_offset_is_refused(value: Any) -> N
         ("9999-12-31T23:59:59.9999999Z", "9999-12-31T23:59:59.999999Z"),  # there is none behind it
     ],
 )
-def test_a_time_between_two_microseconds_is_the_next_one(text: str, taken: str) -> None:
+def test_instant_between_two_microseconds_is_rounded_up(text: str, taken: str) -> None:
     assert INSTANT.validate_python(text) == datetime.fromisoformat(taken)
 
 
@@ -100,13 +100,13 @@ def test_a_time_between_two_microseconds_is_the_next_one(text: str, taken: str) 
         "9999-12-31T23:59:59-14:00",
     ],
 )
-def test_a_time_that_does_not_exist_is_refused(text: str) -> None:
+def test_instant_with_a_nonexistent_date_time_or_offset_is_refused(text: str) -> None:
     with pytest.raises(ValidationError):
         INSTANT.validate_python(text)
 
 
 @given(TIME_SHAPED | st.text(st.characters()))
-def test_no_text_makes_a_time_fail_otherwise(text: str) -> None:
+def test_instant_of_any_text_is_in_utc_or_a_validation_error(text: str) -> None:
     try:
         taken = INSTANT.validate_python(text)
     except ValidationError:
@@ -115,7 +115,7 @@ def test_no_text_makes_a_time_fail_otherwise(text: str) -> None:
 
 
 @given(st.integers(1, MAX_ID))
-def test_digits_are_a_whole_number(number: int) -> None:
+def test_prediction_id_of_digits_is_their_number(number: int) -> None:
     assert PREDICTION_ID.validate_python(str(number)) == number
 
 
@@ -127,13 +127,13 @@ def test_digits_are_a_whole_number(number: int) -> None:
         "5" * 5000,
     ],
 )
-def test_anything_but_digits_is_no_whole_number(text: str) -> None:
+def test_prediction_id_of_anything_but_digits_is_refused(text: str) -> None:
     with pytest.raises(ValidationError):
         PREDICTION_ID.validate_python(text)
 
 
 @given(st.text(st.characters()))
-def test_no_text_makes_a_whole_number_fail_otherwise(text: str) -> None:
+def test_prediction_id_of_any_text_is_its_number_or_a_validation_error(text: str) -> None:
     try:
         number = PREDICTION_ID.validate_python(text)
     except ValidationError:
@@ -142,28 +142,28 @@ def test_no_text_makes_a_whole_number_fail_otherwise(text: str) -> None:
 
 
 @pytest.mark.parametrize("number", [1, MAX_ID])
-def test_an_id_reaches_from_1_to_the_largest_bigint(number: int) -> None:
+def test_prediction_id_of_1_and_of_the_largest_bigint_is_accepted(number: int) -> None:
     assert PREDICTION_ID.validate_python(str(number)) == number
 
 
 @pytest.mark.parametrize("number", [0, MAX_ID + 1, 10**39])
-def test_an_id_outside_of_that_is_refused(number: int) -> None:
+def test_prediction_id_out_of_range_is_refused(number: int) -> None:
     with pytest.raises(ValidationError):
         PREDICTION_ID.validate_python(str(number))
 
 
 @given(st.text(st.characters(exclude_characters="\x00", codec="utf-8"), min_size=1, max_size=200))
-def test_text_without_nul_is_text(text: str) -> None:
+def test_text_without_nul_is_accepted(text: str) -> None:
     assert TEXT.validate_python(text) == text
 
 
 @pytest.mark.parametrize("text", ["", "\x00", "setosa\x00", "\x00setosa", "\ud800", "a" * 201])
-def test_text_that_postgresql_cannot_hold_is_refused(text: str) -> None:
+def test_text_with_nul_or_a_surrogate_or_of_a_wrong_length_is_refused(text: str) -> None:
     with pytest.raises(ValidationError):
         TEXT.validate_python(text)
 
 
-def test_a_page_has_50_rows_unless_the_query_says_otherwise() -> None:
+def test_page_query_has_a_limit_of_50_by_default() -> None:
     query = PageQuery()
     assert (query.limit, query.skip, query.cursor) == (50, 0, None)
     assert PageQuery.model_validate({"limit": "1000", "skip": "10000"}).limit == 1000
@@ -173,6 +173,6 @@ def test_a_page_has_50_rows_unless_the_query_says_otherwise() -> None:
     ("name", "value"),
     [("limit", "0"), ("limit", "1001"), ("skip", "-1"), ("skip", "10001"), ("page", "2")],
 )
-def test_a_page_outside_of_the_bounds_is_refused(name: str, value: str) -> None:
+def test_page_query_out_of_bounds_or_with_an_unknown_name_is_refused(name: str, value: str) -> None:
     with pytest.raises(ValidationError):
         PageQuery.model_validate({name: value})

@@ -45,12 +45,12 @@ def raised(orig: Exception, *, broken: bool) -> DBAPIError:
 
 
 @pytest.mark.parametrize("error", UNKNOWN, ids=repr)
-def test_what_breaks_off_leaves_the_outcome_open(error: Exception) -> None:
+def test_is_outcome_unknown_of_a_lost_connection_is_true(error: Exception) -> None:
     assert is_outcome_unknown(error)
 
 
 @pytest.mark.parametrize("error", NOT_STORED, ids=repr)
-def test_what_postgresql_refuses_is_not_stored(error: Exception) -> None:
+def test_is_outcome_unknown_of_a_refusal_or_a_defect_is_false(error: Exception) -> None:
     assert not is_outcome_unknown(error)
 
 
@@ -59,25 +59,25 @@ def test_what_postgresql_refuses_is_not_stored(error: Exception) -> None:
     [one for one in [*UNKNOWN, *NOT_STORED] if isinstance(one, asyncpg.PostgresError)],
     ids=repr,
 )
-def test_sqlalchemys_wrapping_changes_nothing_where_postgresql_has_spoken(
+def test_is_outcome_unknown_of_a_wrapped_postgresql_error_is_as_of_the_error_itself(
     error: Exception,
 ) -> None:
     assert is_outcome_unknown(raised(error, broken=False)) == is_outcome_unknown(error)
 
 
 @pytest.mark.parametrize("broken", [True, False])
-def test_where_postgresql_has_not_spoken_a_broken_connection_leaves_it_open(
+def test_is_outcome_unknown_without_sqlstate_is_true_for_a_broken_connection_only(
     *, broken: bool
 ) -> None:
     assert is_outcome_unknown(raised(Exception("no state"), broken=broken)) == broken
 
 
-def test_a_completion_that_is_unknown_is_unknown() -> None:
+def test_is_outcome_unknown_of_statement_completion_unknown_is_true() -> None:
     assert is_outcome_unknown(errors.StatementCompletionUnknownError("unknown"))
 
 
 @pytest.mark.parametrize("kind", [errors.PostgresIOError, errors.DiskFullError])
-def test_a_server_that_panics_leaves_the_outcome_open(kind: type[asyncpg.PostgresError]) -> None:
+def test_is_outcome_unknown_of_a_server_panic_is_true(kind: type[asyncpg.PostgresError]) -> None:
     error = kind.new({"S": "PANIC", "V": "PANIC", "C": kind.sqlstate, "M": "could not fsync"})
     assert error.severity_en == "PANIC"
     assert is_outcome_unknown(error)

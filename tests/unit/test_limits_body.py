@@ -46,7 +46,9 @@ async def exchange(*chunks: bytes, announced: bytes | None = None) -> list[Messa
 
 
 @pytest.mark.parametrize("chunks", [[b"a" * LIMIT], [b"a" * 512, b"a" * 512], [b"a"] * LIMIT, []])
-async def test_a_body_within_the_limit_passes(chunks: list[bytes]) -> None:
+async def test_limits_middleware_with_a_body_within_the_limit_passes_it(
+    chunks: list[bytes],
+) -> None:
     body = b"".join(chunks)
     for announced in (None, b"%d" % len(body)):
         start, end = await exchange(*chunks, announced=announced)
@@ -54,7 +56,9 @@ async def test_a_body_within_the_limit_passes(chunks: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("announced", [b"1025", b"9" * 100])
-async def test_a_body_that_is_announced_as_too_large_is_refused_unread(announced: bytes) -> None:
+async def test_limits_middleware_with_too_large_a_content_length_is_413_before_reading(
+    announced: bytes,
+) -> None:
     start, body = await exchange(announced=announced)
     assert start["status"] == 413
     problem = json.loads(body["body"])
@@ -63,12 +67,14 @@ async def test_a_body_that_is_announced_as_too_large_is_refused_unread(announced
 
 
 @pytest.mark.parametrize("announced", [None, b"5", b"-1", b"x"])
-async def test_a_body_that_grows_too_large_is_refused_on_the_way(announced: bytes | None) -> None:
+async def test_limits_middleware_with_chunks_over_the_limit_raises_body_too_large(
+    announced: bytes | None,
+) -> None:
     with pytest.raises(BodyTooLarge, match="over 1024 bytes"):
         await exchange(b"a" * 600, b"a" * 500, announced=announced)
 
 
-async def test_other_scopes_pass_untouched() -> None:
+async def test_limits_middleware_with_a_lifespan_scope_passes_it_unchanged() -> None:
     calls: list[tuple[Any, ...]] = []
 
     async def note(*call: Any) -> None:

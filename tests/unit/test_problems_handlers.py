@@ -44,7 +44,7 @@ def client() -> AsyncClient:
         ("GET", "/large", 413, "body-too-large"),
     ],
 )
-async def test_every_error_is_answered_as_a_problem(
+async def test_problem_handlers_answer_every_error_as_a_problem(
     client: AsyncClient, method: str, path: str, status: int, slug: str
 ) -> None:
     response = await client.request(method, path)
@@ -54,12 +54,16 @@ async def test_every_error_is_answered_as_a_problem(
     assert response.json()["instance"] == path.partition("?")[0]
 
 
-async def test_a_method_that_is_not_allowed_is_told_which_are(client: AsyncClient) -> None:
+async def test_problem_handlers_with_another_method_answer_405_with_allow(
+    client: AsyncClient,
+) -> None:
     response = await client.delete("/numbers")
     assert response.headers["Allow"] == "GET"
     assert response.json()["detail"] == "This path takes GET."
 
 
-async def test_a_status_that_the_service_never_uses_is_a_defect(client: AsyncClient) -> None:
+async def test_problem_handlers_with_an_unused_status_reraise_the_exception(
+    client: AsyncClient,
+) -> None:
     with pytest.raises(HTTPException, match="418"):
         await client.get("/raise/418")
