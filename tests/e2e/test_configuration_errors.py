@@ -85,7 +85,8 @@ def test_migrate_with_a_misspelt_setting_warns(folder: Path, tmp_path: Path) -> 
     result = run(folder, "migrate", data_dir=tmp_path / "data", auht="keys", service_host="::1")
     assert result.returncode == 0
     [warning] = [json.loads(line) for line in result.stderr.splitlines() if "AUHT" in line]
-    assert warning["event"] == "IRIS_AUHT is no setting; is IRIS_AUTH meant?"
+    assert warning["event"] == "settings_warning"
+    assert warning["message"] == "IRIS_AUHT is no setting; is IRIS_AUTH meant?"
     assert warning["level"] == "warning"
     assert "IRIS_SERVICE_HOST" not in result.stderr
 
@@ -96,5 +97,5 @@ def test_migrate_with_the_port_of_a_kubernetes_service_warns_and_continues(
     result = run(folder, "migrate", data_dir=tmp_path / "data", port="tcp://10.96.12.3:8000")
     assert result.returncode == 0, result.stderr
     [warning] = [json.loads(line) for line in result.stderr.splitlines() if "IRIS_PORT" in line]
-    assert "`enableServiceLinks: false`" in warning["event"]
+    assert "`enableServiceLinks: false`" in warning["message"]
     assert warning["level"] == "warning"

@@ -41,8 +41,9 @@ def test_migrate_without_a_terminal_writes_only_the_json_log(folder: Path, tmp_p
     result = run(folder, "migrate", data_dir=tmp_path / "data")
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
-    events = [json.loads(line)["event"] for line in result.stderr.splitlines()]
-    assert events[-1].startswith("The schema is at revision ")
+    *_, last = map(json.loads, result.stderr.splitlines())
+    assert last["event"] == "schema_migrated"
+    assert last["message"] == f"The schema is at revision {last['revision']}"
 
 
 def test_migrate_at_a_terminal_prints_text_on_standard_output(folder: Path, tmp_path: Path) -> None:

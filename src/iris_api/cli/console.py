@@ -27,19 +27,19 @@ class Console:
         self.is_terminal = wants_console(settings, sys.stdout)
         self.log = structlog.get_logger("iris_api")
 
-    def info(self, message: str) -> None:
-        """Print or log what has just happened."""
+    def info(self, message: str, *, event: str = "progress", **values: object) -> None:
+        """Print what has just happened, or log it as this event with these values."""
         if self.is_terminal:
             self._rich.print(f"[green]•[/green] {escape(message)}")
         else:
-            self.log.info(message)
+            self.log.info(event, message=message.strip(), **values)
 
-    def warn(self, message: str) -> None:
-        """Print or log a warning for the operator."""
+    def warn(self, message: str, *, event: str) -> None:
+        """Print a warning for the operator, or log it as this event."""
         if self.is_terminal:
             self._rich.print(f"[yellow]![/yellow] {escape(message)}")
         else:
-            self.log.warning(message)
+            self.log.warning(event, message=message)
 
     def table(self, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table: rows below column titles."""
@@ -51,7 +51,8 @@ class Console:
     def print_ready(self, url: str, status: int, body: dict[str, Any]) -> None:
         """Print the URL and a first request, or why the service is not ready."""
         if status != HTTPStatus.OK:
-            self.info(f"{url} is alive, but not ready: {body['detail']}")
+            detail = body["detail"]
+            self.info(f"{url} is alive, but not ready: {detail}", event="not_ready", url=url)
             return
         settings = self.settings
         if not self.is_terminal:
@@ -91,5 +92,5 @@ def begin() -> tuple[Settings, Console]:
     configure_logging(settings)
     console = Console(settings)
     for sentence in environment_warnings():
-        console.log.warning(sentence)
+        console.log.warning("settings_warning", message=sentence)
     return settings, console

@@ -84,7 +84,9 @@ def revoke(key_id: int) -> None:
     if not found:
         raise ConfigurationError(f"There is no key {key_id}. `iris-api keys list` shows them all.")
     console.info(
-        f"Key {key_id} is revoked; within {settings.key_cache_seconds:g} s no worker takes it"
+        f"Key {key_id} is revoked; within {settings.key_cache_seconds:g} s no worker takes it",
+        event="api_key_revoked",
+        key_id=key_id,
     )
 
 

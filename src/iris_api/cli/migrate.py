@@ -16,4 +16,6 @@ def migrate() -> None:
 def migrate_database(settings: Settings, console: Console) -> None:
     """Upgrade the schema of a database that runs already, and print the revision."""
     revision = migrations.migrate(settings, report=console.info)
-    console.info(f"The schema is at revision {revision}")
+    console.info(
+        f"The schema is at revision {revision}", event="schema_migrated", revision=revision
+    )

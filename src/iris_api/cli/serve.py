@@ -25,7 +25,8 @@ def serve(*, prepare: bool) -> None:
             console.warn(
                 "fsync, full_page_writes and synchronous_commit are looked at; what cannot be: "
                 "whether the disk keeps what it confirms, and whether a standby has it before a "
-                "failover (docs/promises.md)"
+                "failover (docs/promises.md)",
+                event="durability_partly_checked",
             )
         when_ready(listener, console.print_ready)
         run(with_database, listener)

@@ -28,7 +28,13 @@ def train_if_missing(settings: Settings, console: Console) -> None:
 
 def _train(settings: Settings, console: Console, candidate: str | None) -> None:
     def report(name: str, scores: Scores) -> None:
-        console.info(f"  {name:<30} accuracy {scores.accuracy:.3f}  log loss {scores.log_loss:.4f}")
+        console.info(
+            f"  {name:<30} accuracy {scores.accuracy:.3f}  log loss {scores.log_loss:.4f}",
+            event="candidate_scored",
+            candidate=name,
+            accuracy=scores.accuracy,
+            log_loss=scores.log_loss,
+        )
 
     console.info("Training a model, scored by cross-validation:")
     try:
@@ -38,4 +44,8 @@ def _train(settings: Settings, console: Console, candidate: str | None) -> None:
             f"The model could not be written to {settings.model_dir}: {error.strerror}. "
             "Set IRIS_DATA_DIR to a folder that can be written."
         ) from None
-    console.info(f"The model is {manifest.version}, in {settings.model_dir.resolve()}")
+    console.info(
+        f"The model is {manifest.version}, in {settings.model_dir.resolve()}",
+        event="model_trained",
+        model_version=manifest.version,
+    )
