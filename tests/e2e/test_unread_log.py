@@ -14,12 +14,11 @@ import pytest
 from sqlalchemy import URL
 from tests.conftest import way_to
 from tests.e2e.stopping import assert_ends
-from tests.support import forkserver
 from tests.support.ends import a_pipe, a_socket, a_terminal
 from tests.support.flowers import SETOSA
 from tests.support.ports import free_port
 from tests.support.processes import send
-from tests.support.service import Process, Service, environment, poll_until
+from tests.support.service import Process, Service, environment, poll_until, start_process
 from tests.support.service_processes import workers_of
 from tests.support.workers import ends_told
 
@@ -77,7 +76,7 @@ def start_service(
     """Start it, by another program where one stands before, and close this process's end."""
     with os.fdopen(writing, "wb", buffering=0) as errors:
         if not before:
-            return forkserver.start("serve", env=env, cwd=cwd, stdout=stdout, stderr=errors)
+            return start_process("serve", env=env, cwd=cwd, stdout=stdout, stderr=errors)
         return subprocess.Popen(
             [*before, sys.executable, "-m", "iris_api", "serve"],
             env=env,

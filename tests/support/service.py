@@ -58,7 +58,7 @@ Process: TypeAlias = subprocess.Popen[bytes] | forkserver.Forked
 Start: TypeAlias = Callable[..., Process]
 
 
-def _start_interpreter(
+def start_interpreter(
     *arguments: str, env: dict[str, str], cwd: Path, stdout: IO[bytes], stderr: IO[bytes]
 ) -> Process:
     return subprocess.Popen(
@@ -70,6 +70,10 @@ def _start_interpreter(
         stderr=stderr,
         start_new_session=True,
     )
+
+
+start_process: Start = forkserver.start if sys.platform == "linux" else start_interpreter
+"""The fork server adopts orphans, which only Linux has a call for."""
 
 
 @dataclass
@@ -84,12 +88,12 @@ class Service:
     @classmethod
     def start(cls, folder: Path, *arguments: str, **settings: object) -> "Service":
         """Start it, with ``folder`` as the current one. Does not wait."""
-        return cls._start(forkserver.start, folder, *arguments, **settings)
+        return cls._start(start_process, folder, *arguments, **settings)
 
     @classmethod
     def start_interpreter(cls, folder: Path, *arguments: str, **settings: object) -> "Service":
         """The same, in a new interpreter, with a real start's time and memory."""
-        return cls._start(_start_interpreter, folder, *arguments, **settings)
+        return cls._start(start_interpreter, folder, *arguments, **settings)
 
     @classmethod
     def _start(cls, start: Start, folder: Path, *arguments: str, **settings: object) -> "Service":
@@ -201,7 +205,7 @@ def serving(folder: Path, database: URL, **settings: object) -> Iterator[Service
 def run(folder: Path, *arguments: str, **settings: object) -> "subprocess.CompletedProcess[str]":
     """Run ``iris-api`` to its end."""
     with TemporaryFile() as output, TemporaryFile() as errors:
-        process = forkserver.start(
+        process = start_process(
             *arguments, env=environment(**settings), cwd=folder, stdout=output, stderr=errors
         )
         code = process.wait(_PATIENCE)
