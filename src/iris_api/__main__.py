@@ -1,7 +1,7 @@
 """The program: ``iris-api``, or ``python -m iris_api``.
 
-It installs signal handlers before it imports the rest, which takes seconds: without a handler, the
-first process of a container ignores SIGTERM, and is killed.
+It installs signal handlers before it imports the command line, which then imports what a command
+needs: without a handler, the first process of a container ignores SIGTERM, and is killed.
 """
 
 from iris_api.signals import install_handlers

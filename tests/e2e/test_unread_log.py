@@ -4,9 +4,8 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +17,14 @@ from tests.support.ends import a_pipe, a_socket, a_terminal
 from tests.support.flowers import SETOSA
 from tests.support.ports import free_port
 from tests.support.processes import send
-from tests.support.service import Process, Service, environment, poll_until, start_process
+from tests.support.service import (
+    Process,
+    Service,
+    environment,
+    poll_until,
+    start_interpreter,
+    start_process,
+)
 from tests.support.service_processes import workers_of
 from tests.support.workers import ends_told
 
@@ -75,17 +81,8 @@ def start_service(
 ) -> Process:
     """Start it, by another program where one stands before, and close this process's end."""
     with os.fdopen(writing, "wb", buffering=0) as errors:
-        if not before:
-            return start_process("serve", env=env, cwd=cwd, stdout=stdout, stderr=errors)
-        return subprocess.Popen(
-            [*before, sys.executable, "-m", "iris_api", "serve"],
-            env=env,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=errors,
-            start_new_session=True,
-        )
+        start = partial(start_interpreter, before=before) if before else start_process
+        return start("serve", env=env, cwd=cwd, stdout=stdout, stderr=errors)
 
 
 async def fill(service: Service, path: str = LONG_PATH, requests: int = MANY) -> None:

@@ -1,8 +1,8 @@
 """Starts ``iris-api`` by a fork of a process that has imported it.
 
-A start is 2 to 4 s of imports, more under coverage, and the end-to-end tests make 200. Each forked
-process is a session of its own with its own environment, folder and files, and runs the program's
-own ``main``; so are its workers. Tests of the start itself start a new interpreter.
+A start is 2 to 4 s of imports, more under coverage, for each worker again. A forked process is a
+session of its own, with its own environment, folder and files, and runs the program's ``main``. Its
+workers are forked, too. Tests of what a process inherits or imports start a new interpreter.
 """
 
 import atexit
@@ -216,8 +216,9 @@ def _help(requests: socket.socket) -> None:
 
 
 def _spawned(request: dict[str, Any], fds: Sequence[int]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     Path("/proc/self/comm").write_text(WORKER)
     copies = [fcntl.fcntl(fd, fcntl.F_DUPFD, _ABOVE_ALL) for fd in fds]
     for fd in fds:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -59,10 +59,16 @@ Start: TypeAlias = Callable[..., Process]
 
 
 def start_interpreter(
-    *arguments: str, env: dict[str, str], cwd: Path, stdout: IO[bytes], stderr: IO[bytes]
+    *arguments: str,
+    env: dict[str, str],
+    cwd: Path,
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+    before: Sequence[str] = (),
 ) -> Process:
+    """Start ``iris-api``, by the program that stands ``before`` if there is one."""
     return subprocess.Popen(
-        [sys.executable, "-m", "iris_api", *arguments],
+        [*before, sys.executable, "-m", "iris_api", *arguments],
         env=env,
         cwd=cwd,
         stdin=subprocess.DEVNULL,
