@@ -17,6 +17,7 @@ from iris_api.recording.retention import forget_old_keys
 from iris_api.resources import Resources
 from iris_api.settings import Settings
 from iris_api.web.access import AccessMiddleware
+from iris_api.web.host import HostMiddleware
 from iris_api.web.json_route import JsonRouteMiddleware
 from iris_api.web.limits import Limits, LimitsMiddleware
 from iris_api.web.openapi import install_documentation
@@ -76,9 +77,19 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(
             AccessMiddleware, needs_key=settings.auth == "keys", limiter=_rate_limiter(settings)
         )
-    app.add_middleware(LimitsMiddleware, limits=limits)
-    app.add_middleware(ObservabilityMiddleware, metrics=metrics, render_failure=failure_response)
+    app.add_middleware(LimitsMiddleware, limits=limits, routes=app.routes)
+    app.add_middleware(HostMiddleware, allowed_names=_allowed_hosts(settings))
+    app.add_middleware(
+        ObservabilityMiddleware,
+        metrics=metrics,
+        render_failure=failure_response,
+        is_stopping=lambda: app.state.resources.is_stopping,
+    )
     return app
+
+
+def _allowed_hosts(settings: Settings) -> frozenset[str] | None:
+    return frozenset({"localhost", settings.host.lower()}) if settings.auth is None else None
 
 
 def _rate_limiter(settings: Settings) -> RateLimiter | None:

@@ -17,6 +17,7 @@ def line_of(service: Service, request_id: str) -> dict[str, Any]:
     [line] = [
         line
         for line in lines_of(service)
-        if line.get("request_id") == request_id and line["event"] == "request"
+        if line.get("request_id") == request_id
+        and line["event"] in {"request", "connection_refused"}
     ]
     return line
