@@ -67,17 +67,19 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.root_path = settings.root_path  # FastAPI's argument is deprecated for uvicorn's
-    for part in (predict, predictions, model, operations):
-        app.include_router(part.router)
+    routers = [part.router for part in (predict, predictions, model, operations)]
+    routes = [route for router in routers for route in router.routes]
+    for router in routers:
+        app.include_router(router)
     install_documentation(app)
     install_problem_handlers(app)
     # The last one added is the outermost.
-    app.add_middleware(JsonRouteMiddleware, routes=predict.router.routes)
+    app.add_middleware(JsonRouteMiddleware, routes=routes)
     if settings.auth == "keys" or settings.rate_limit is not None:
         app.add_middleware(
             AccessMiddleware, needs_key=settings.auth == "keys", limiter=_rate_limiter(settings)
         )
-    app.add_middleware(LimitsMiddleware, limits=limits, routes=app.routes)
+    app.add_middleware(LimitsMiddleware, limits=limits, routes=routes)
     app.add_middleware(HostMiddleware, allowed_names=_allowed_hosts(settings))
     app.add_middleware(
         ObservabilityMiddleware,
