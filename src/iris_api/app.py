@@ -17,11 +17,11 @@ from iris_api.recording.retention import forget_old_keys
 from iris_api.resources import Resources
 from iris_api.settings import Settings
 from iris_api.web.access import AccessMiddleware
-from iris_api.web.host import HostMiddleware
 from iris_api.web.json_route import JsonRouteMiddleware
 from iris_api.web.limits import Limits, LimitsMiddleware
 from iris_api.web.openapi import install_documentation
 from iris_api.web.problems import failure_response, install_problem_handlers
+from iris_api.web.request_head import RequestHeadMiddleware
 
 
 class IrisApi(FastAPI):
@@ -80,7 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
             AccessMiddleware, needs_key=settings.auth == "keys", limiter=_rate_limiter(settings)
         )
     app.add_middleware(LimitsMiddleware, limits=limits, routes=routes)
-    app.add_middleware(HostMiddleware, allowed_names=_allowed_hosts(settings))
+    app.add_middleware(RequestHeadMiddleware, allowed_names=_allowed_hosts(settings))
     app.add_middleware(
         ObservabilityMiddleware,
         metrics=metrics,

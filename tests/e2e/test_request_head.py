@@ -64,6 +64,14 @@ def test_request_head_with_another_http_version_is_400(
     assert "HTTP/1.1" in refusal(service, raw, 400, "malformed-request")["detail"]
 
 
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"chunked, chunked"])
+def test_request_head_with_another_transfer_encoding_than_chunked_is_400(
+    raw: Raw, coding: bytes
+) -> None:
+    raw.send(HEAD, b"Transfer-Encoding: ", coding, b"\r\n\r\n0\r\n\r\n")
+    raw.refusal(400, "malformed-request")
+
+
 def test_request_head_of_http_1_0_without_host_is_200(raw: Raw) -> None:
     raw.send(b"GET /livez HTTP/1.0\r\n\r\n")
     assert raw.answer().status == 200

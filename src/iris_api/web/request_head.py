@@ -1,4 +1,4 @@
-"""The ``Host`` header, which must name this service unless the access is configured."""
+"""Checks of a request's head that the parser does not make."""
 
 import re
 from functools import lru_cache
@@ -17,13 +17,13 @@ _CLOSE = {"Connection": "close"}
 """Two readings of one head are an attacker's tool, so nothing more is read of this connection."""
 
 
-class HostMiddleware:
-    """Refuses a request of another HTTP than 1.x, or without exactly one valid ``Host``.
+class RequestHeadMiddleware:
+    """Refuses another HTTP than 1.x, an encoded body, and what has not exactly one valid ``Host``.
 
-    RFC 9112, section 3.2, asks for the latter. With ``allowed_names``, it also refuses other names
-    than these and loopback addresses. It protects a service without access control from a page in
-    a browser on this machine, whose own name may lead to a loopback address (DNS rebinding): the
-    browser sends that name as ``Host``.
+    RFC 9112, sections 3.2 and 6.1, asks for it. With ``allowed_names``, it also refuses a ``Host``
+    that is neither one of these nor a loopback address. That protects a service without access
+    control from a page in a browser on this machine, whose own name may lead to a loopback address
+    (DNS rebinding): the browser sends that name as ``Host``.
     """
 
     def __init__(self, app: ASGIApp, *, allowed_names: frozenset[str] | None) -> None:
@@ -46,6 +46,8 @@ class HostMiddleware:
                 if host is not None:
                     return _malformed("There is more than one header Host. Send one.")
                 host = value
+            elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+                return _malformed("Transfer-Encoding may be chunked alone. Send the body as it is.")
         version = scope["http_version"]
         if version not in _VERSIONS:
             return _malformed("This is another version of HTTP. Send a request of HTTP/1.1.")
