@@ -38,7 +38,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
     assert settings.database_url is not None, "the caller has found a database"  # noqa: S101
     _allow_open_files(settings.max_connections + _OTHER_FILES)
     os.environ["IRIS_DATABASE_URL"] = settings.database_url.get_secret_value()
-    config = _configure(settings)
+    config = configure(settings)
     if settings.workers == 1:
         server = uvicorn.Server(config)
         with signals.defer_signals(lambda: server.handle_exit(signal.SIGTERM, None)):
@@ -52,9 +52,12 @@ def run(settings: Settings, listener: socket.socket) -> None:
             sys.exit(STARTUP_FAILURE)
 
 
-def _configure(settings: Settings) -> uvicorn.Config:
+def configure(
+    settings: Settings, factory: str = "iris_api.server.worker:application"
+) -> uvicorn.Config:
+    """Uvicorn's configuration; ``factory`` builds the application in each worker."""
     return uvicorn.Config(
-        "iris_api.server.worker:application",
+        factory,
         factory=True,
         workers=settings.workers,
         loop="uvloop",

@@ -39,12 +39,15 @@ def application() -> FastAPI:
     threadpool_limits(limits=1)
     share_metrics()
     app = create_app(settings)
-    app.router.lifespan_context = _with_server_lifespan(app.router.lifespan_context, settings)
+    app.router.lifespan_context = with_server_lifespan(app.router.lifespan_context, settings)
     return app
 
 
-def _with_server_lifespan(lifespan: Lifespan[Any], settings: Settings) -> Lifespan[Any]:
-    """Extend the application's lifespan for a process that uvicorn runs."""
+def with_server_lifespan(lifespan: Lifespan[Any], settings: Settings) -> Lifespan[Any]:
+    """Extend an application's lifespan for a process that `iris_api.server.run` serves.
+
+    Its own lifespan has to set ``app.state.resources``.
+    """
 
     @asynccontextmanager
     async def wrapped(app: FastAPI) -> AsyncIterator[dict[str, Connections]]:
