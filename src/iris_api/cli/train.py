@@ -5,7 +5,7 @@ import typer
 from iris_api.cli.console import Console, begin
 from iris_api.errors import ConfigurationError
 from iris_api.inference import training
-from iris_api.inference.artifact import MANIFEST_NAME, Scores
+from iris_api.inference.manifest import MANIFEST_NAME, Scores
 from iris_api.settings import Settings
 
 

@@ -8,10 +8,14 @@ from sklearn.discriminant_analysis import (
     LinearDiscriminantAnalysis,
     QuadraticDiscriminantAnalysis,
 )
-from sklearn.linear_model import RidgeClassifier
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LinearRegression, RidgeClassifier
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
 
 from iris_api.inference import Manifest, load_artifact, save_artifact
-from iris_api.inference.artifact import MANIFEST_NAME, QUANTILES
+from iris_api.inference.manifest import MANIFEST_NAME, QUANTILES
 from iris_api.iris import FEATURE_NAMES
 
 Rows = NDArray[np.float64]
@@ -51,13 +55,40 @@ def test_save_artifact_derives_the_version_from_the_content(
     assert load_artifact(folder).manifest.version != manifest.version
 
 
-def test_save_artifact_with_text_targets_predicts_class_numbers(
-    rows: Rows, targets: Targets, labels: list[str], folder: Path
+@pytest.fixture
+def of_text(rows: Rows, targets: Targets, labels: list[str]) -> Any:
+    """A classifier whose classes are the labels."""
+    return LinearDiscriminantAnalysis().fit(rows, np.array(labels)[targets])
+
+
+@pytest.mark.parametrize("given", [None, ["setosa", "versicolor", "virginica"]])
+def test_save_artifact_with_text_classes_takes_them_as_labels(
+    of_text: Any, rows: Rows, folder: Path, given: list[str] | None
 ) -> None:
-    estimator = LinearDiscriminantAnalysis().fit(rows, np.array(labels)[targets])
-    save_artifact(estimator, rows, labels, folder)
+    save_artifact(of_text, rows, given, folder)
     [answer] = load_artifact(folder).classifier.predict(rows[:1])
     assert (answer.prediction, answer.label) == (0, "setosa")
+
+
+@pytest.mark.parametrize(
+    "given", [["virginica", "versicolor", "setosa"], ["Setosa", "Versicolor", "Virginica"]]
+)
+def test_save_artifact_with_other_labels_than_the_text_classes_is_a_value_error(
+    of_text: Any, rows: Rows, folder: Path, given: list[str]
+) -> None:
+    with pytest.raises(ValueError, match=r"\['setosa', .*leave it out.*a mapping"):
+        save_artifact(of_text, rows, given, folder)
+    assert not folder.exists()
+
+
+def test_save_artifact_with_a_mapping_renames_the_classes(
+    of_text: Any, estimator: Any, rows: Rows, labels: list[str], folder: Path
+) -> None:
+    french = {"virginica": "de Virginie", "setosa": "sétacé", "versicolor": "versicolore"}
+    manifest = save_artifact(of_text, rows, french, folder)
+    assert manifest.classes == ["sétacé", "versicolore", "de Virginie"]
+    numbered = save_artifact(estimator, rows, dict(enumerate(labels)), folder)
+    assert numbered.classes == labels
 
 
 @pytest.mark.parametrize("interrupted", [".joblib", ".json"])
@@ -107,20 +138,13 @@ def test_save_artifact_of_an_estimator_without_predict_proba_is_a_value_error(
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(
+    "estimator", [GaussianNB(), make_pipeline(GaussianNB()), GaussianNB, LinearRegression()]
+)
 def test_save_artifact_of_an_unfitted_estimator_is_a_value_error(
-    rows: Rows, labels: list[str], folder: Path
+    rows: Rows, labels: list[str], folder: Path, estimator: Any
 ) -> None:
-    with pytest.raises(ValueError, match="fit"):
-        save_artifact(LinearDiscriminantAnalysis(), rows, labels, folder)
-    assert not folder.exists()
-
-
-def test_save_artifact_of_an_estimator_with_named_columns_is_a_value_error(
-    rows: Rows, targets: Targets, labels: list[str], folder: Path
-) -> None:
-    estimator = LinearDiscriminantAnalysis().fit(rows, targets)
-    estimator.feature_names_in_ = np.array(FEATURE_NAMES, dtype=object)
-    with pytest.raises(ValueError, match="named columns"):
+    with pytest.raises(ValueError, match=r"no classes_: call its fit\(\) first"):
         save_artifact(estimator, rows, labels, folder)
     assert not folder.exists()
 
@@ -137,12 +161,42 @@ def test_save_artifact_of_an_estimator_with_three_features_is_a_value_error(
     rows: Rows, targets: Targets, labels: list[str], folder: Path
 ) -> None:
     estimator = LinearDiscriminantAnalysis().fit(rows[:, :3], targets)
-    with pytest.raises(ValueError, match="3 features"):
+    with pytest.raises(ValueError, match=r"fitted on 3 features: fit it on sepal_length, "):
         save_artifact(estimator, rows, labels, folder)
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("shape", [(200, 3), (120, 5), (600,), (2, 75, 4)])
+def test_save_artifact_of_an_estimator_with_several_outputs_is_a_value_error(
+    rows: Rows, targets: Targets, labels: list[str], folder: Path
+) -> None:
+    estimator = RandomForestClassifier(2).fit(rows, np.column_stack([targets, targets]))
+    with pytest.raises(ValueError, match="one class of at least two"):
+        save_artifact(estimator, rows, labels, folder)
+    assert not folder.exists()
+
+
+def test_save_artifact_of_an_estimator_whose_probabilities_have_another_sum_is_a_value_error(
+    rows: Rows, targets: Targets, labels: list[str], folder: Path
+) -> None:
+    memberships = np.eye(3, dtype=int)[targets]
+    estimator = OneVsRestClassifier(GaussianNB()).fit(rows, memberships)
+    with pytest.raises(ValueError, match=r"without the sum 1"):
+        save_artifact(estimator, rows, labels, folder)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, "five"])
+def test_save_artifact_with_rows_that_are_no_finite_numbers_is_a_value_error(
+    estimator: Any, rows: Rows, labels: list[str], folder: Path, wrong: Any
+) -> None:
+    spoilt = rows.astype(object)
+    spoilt[3, 1] = wrong
+    with pytest.raises(ValueError, match=r"The rows .*(leave NaN out|Give an array)"):
+        save_artifact(estimator, spoilt, labels, folder)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("shape", [(200, 3), (120, 5), (600,), (2, 75, 4), (0, 5)])
 def test_save_artifact_with_rows_of_another_shape_is_a_value_error(
     estimator: Any, rows: Rows, labels: list[str], folder: Path, shape: tuple[int, ...]
 ) -> None:
@@ -151,20 +205,50 @@ def test_save_artifact_with_rows_of_another_shape_is_a_value_error(
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("labels", [[], ["a", "b"], ["a", "b", "c", "d"], ["a", "b", "b"]])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        None,
+        [],
+        ["a", "b"],
+        ["a", "b", "c", "d"],
+        ["a", "b", "b"],
+        [0, 1, 2],
+        np.arange(3),
+        {0: "a", 1: "b"},
+        {0: "a", 1: "b", "2": "c"},
+    ],
+)
 def test_save_artifact_without_a_distinct_label_for_each_class_is_a_value_error(
-    estimator: Any, rows: Rows, folder: Path, labels: list[str]
+    estimator: Any, rows: Rows, folder: Path, labels: Any
 ) -> None:
-    with pytest.raises(ValueError, match="label each"):
+    with pytest.raises(ValueError, match=r"has the classes \[0, 1, 2\]: label each"):
         save_artifact(estimator, rows, labels, folder)
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("name", ["../escaped", "a/b", "a b"])
-def test_save_artifact_with_an_invalid_file_name_is_a_value_error(
-    estimator: Any, rows: Rows, labels: list[str], folder: Path, name: str
+def test_save_artifact_with_the_folder_in_the_place_of_the_classes_is_a_value_error(
+    estimator: Any, rows: Rows, folder: Path
 ) -> None:
-    with pytest.raises(ValueError, match="file"):
+    with pytest.raises(ValueError, match=r"give a list of labels\. The folder comes after it"):
+        save_artifact(estimator, rows, folder)  # type: ignore[arg-type]
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "likely"),
+    [
+        ("../escaped", "escaped"),
+        ("a/b", "a-b"),
+        ("my model v1.2", "my-model-v1-2"),
+        ("Ünderscore_d", "nderscore_d"),
+        ("", "custom"),
+    ],
+)
+def test_save_artifact_with_an_invalid_name_is_a_value_error_with_a_likely_one(
+    estimator: Any, rows: Rows, labels: list[str], folder: Path, name: str, likely: str
+) -> None:
+    with pytest.raises(ValueError, match=f"becomes part of a file name: .* such as '{likely}'"):
         save_artifact(estimator, rows, labels, folder, name=name)
     assert list(folder.parent.iterdir()) == []
 
