@@ -82,13 +82,13 @@ async def test_model_with_another_digest_than_model_sha256_is_503(settings: Sett
     await assert_no_model(settings.model_copy(update={"model_sha256": "0" * 64}), "MODEL_SHA256")
 
 
-async def test_model_returns_the_card_without_the_probes(
+async def test_model_returns_the_card_without_the_probe_rows(
     client: AsyncClient, settings: Settings
 ) -> None:
     manifest = json.loads((settings.model_dir / MANIFEST_NAME).read_bytes())
     card = (await client.get("/model")).json()
     assert card == {name: manifest[name] for name in card}
-    assert manifest.keys() - card.keys() == {"probes", "columns", "frame"}
+    assert manifest.keys() - card.keys() == {"probe_rows", "columns", "frame"}
     assert card["classes"] == ["setosa", "versicolor", "virginica"]
     assert [feature["name"] for feature in card["features"]] == list(SETOSA)
     assert all(feature["minimum"] < feature["maximum"] for feature in card["features"])

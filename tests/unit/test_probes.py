@@ -46,12 +46,12 @@ def test_probe_rows_are_20_that_span_the_training_rows_and_the_bounds(rows: Rows
         assert corner in listed
 
 
-def test_save_artifact_writes_the_probabilities_of_the_probes(
+def test_save_artifact_writes_the_probabilities_of_the_probe_rows(
     manifest: Manifest, estimator: Any, rows: Rows
 ) -> None:
-    np.testing.assert_array_equal([one.row for one in manifest.probes], probe_rows(rows))
+    np.testing.assert_array_equal([one.features for one in manifest.probe_rows], probe_rows(rows))
     expected = estimator.predict_proba(probe_rows(rows))
-    np.testing.assert_array_equal([one.probabilities for one in manifest.probes], expected)
+    np.testing.assert_array_equal([one.probabilities for one in manifest.probe_rows], expected)
 
 
 @pytest.mark.parametrize("library", ["numpy", "scipy"])
@@ -73,11 +73,11 @@ def test_load_artifact_with_a_file_of_another_scikit_learn_patch_is_model_unavai
         load_artifact(folder)
 
 
-def test_load_artifact_with_a_manifest_without_probes_requires_equal_versions(
+def test_load_artifact_with_a_manifest_without_probe_rows_requires_equal_versions(
     manifest: Manifest, folder: Path
 ) -> None:
     card = json.loads((folder / MANIFEST_NAME).read_text())
-    for name in ("probes", "columns", "frame"):  # what release 0.1.0 did not write
+    for name in ("probe_rows", "columns", "frame"):  # what release 0.1.0 did not write
         del card[name]
     (folder / MANIFEST_NAME).write_text(json.dumps(card))
     assert load_artifact(folder).manifest.version == manifest.version
@@ -88,12 +88,12 @@ def test_load_artifact_with_a_manifest_without_probes_requires_equal_versions(
 
 
 @pytest.mark.parametrize("change", [2e-9, -0.25, 1.0])
-def test_load_artifact_with_other_probabilities_of_a_probe_is_model_unavailable(
+def test_load_artifact_with_other_probabilities_of_a_probe_row_is_model_unavailable(
     manifest: Manifest, folder: Path, change: float
 ) -> None:
-    probes = [one.model_dump() for one in manifest.probes]
+    probes = [one.model_dump() for one in manifest.probe_rows]
     probes[7]["probabilities"][1] += change
-    edit_manifest(folder, probes=probes)
+    edit_manifest(folder, probe_rows=probes)
     with pytest.raises(ModelUnavailable, match=r"does not predict as when it was saved.*restart"):
         load_artifact(folder)
 
@@ -101,17 +101,40 @@ def test_load_artifact_with_other_probabilities_of_a_probe_is_model_unavailable(
 def test_load_artifact_with_a_difference_in_the_last_bits_loads_it(
     manifest: Manifest, folder: Path
 ) -> None:
-    probes = [one.model_dump() for one in manifest.probes]
+    probes = [one.model_dump() for one in manifest.probe_rows]
     probes[7]["probabilities"][1] += 1e-12
-    edit_manifest(folder, probes=probes)
+    edit_manifest(folder, probe_rows=probes)
     assert load_artifact(folder).manifest.version == manifest.version
 
 
-def test_load_artifact_with_a_probe_of_other_features_is_model_unavailable(
+class Single(GaussianNB):  # type: ignore[misc]  # scikit-learn has no types
+    """Computes in single precision, as XGBoost does."""
+
+    def predict_proba(self, rows: Rows) -> Any:
+        return super().predict_proba(rows).astype(np.float32)
+
+
+def test_load_artifact_with_single_precision_allows_for_its_last_bits(
+    rows: Rows, targets: Targets, labels: list[str], folder: Path
+) -> None:
+    manifest = save_artifact(Single().fit(rows, targets), rows, labels, folder)
+    probes = [one.model_dump() for one in manifest.probe_rows]
+    probes[7]["probabilities"][1] += 1e-7
+    edit_manifest(folder, probe_rows=probes)
+    assert load_artifact(folder).manifest.version == manifest.version
+    probes[7]["probabilities"][1] += 1e-5
+    edit_manifest(folder, probe_rows=probes)
+    with pytest.raises(ModelUnavailable, match="does not predict as when it was saved"):
+        load_artifact(folder)
+
+
+def test_load_artifact_with_a_probe_row_of_other_features_is_model_unavailable(
     manifest: Manifest, folder: Path
 ) -> None:
-    probes = [{"row": [1.0], "probabilities": one.probabilities} for one in manifest.probes]
-    edit_manifest(folder, probes=probes)
+    probes = [
+        {"features": [1.0], "probabilities": one.probabilities} for one in manifest.probe_rows
+    ]
+    edit_manifest(folder, probe_rows=probes)
     with pytest.raises(ModelUnavailable, match=r"cannot predict.*Save it again.*restart"):
         load_artifact(folder)
 
@@ -133,7 +156,7 @@ def test_save_artifact_of_an_estimator_with_nan_far_from_its_rows_is_a_value_err
     assert not folder.exists()
 
 
-class Narrow(GaussianNB):  # type: ignore[misc]  # scikit-learn has no types
+class Narrow(GaussianNB):  # type: ignore[misc]
     """Takes no row beyond 99."""
 
     def predict_proba(self, rows: Rows) -> Any:

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 _ALWAYS = ("scikit-learn", "numpy", "scipy", "joblib")
 _THEIR_MODULES = {"sklearn", "numpy", "scipy", "joblib"}
 _ARITHMETIC = frozenset({"numpy", "scipy"})
-"""Another patch release of these may load a model, if its probes show the same probabilities.
+"""Another patch release of these may load a model, if its probe rows show the same probabilities.
 
 All other versions have to be equal: scikit-learn supports a pickle only in the version that wrote
 it, and so do the libraries that follow it.
@@ -25,12 +25,12 @@ def versions_of(modules: Iterable[str]) -> dict[str, str]:
     return {name: version(name) for name in [*_ALWAYS, *sorted(owners)]}
 
 
-def differences(recorded: Mapping[str, str], *, has_probes: bool) -> list[str]:
+def differences(recorded: Mapping[str, str], *, has_probe_rows: bool) -> list[str]:
     """What was recorded and is not here, in words such as ``numpy 2.4.6 (here: 2.5.5)``."""
     wrong = []
     for name in dict.fromkeys([*_ALWAYS, *recorded]):
         before, here = recorded.get(name, "unknown"), _installed(name)
-        is_minor_enough = has_probes and name in _ARITHMETIC
+        is_minor_enough = has_probe_rows and name in _ARITHMETIC
         if before != here and not (is_minor_enough and _minor(before) == _minor(here)):
             wrong.append(f"{name} {before} (here: {here})")
     return wrong

@@ -47,7 +47,7 @@ def load_artifact(folder: str | Path, *, expected_sha256: str | None = None) -> 
             f"The model {manifest.version} cannot be unpickled: {error}. Install what it was "
             "written with, or run `iris-api train`; then restart the service."
         ) from error
-    _check_probes(classifier, manifest)
+    _check_probe_rows(classifier, manifest)
     return Model(manifest, classifier)
 
 
@@ -78,7 +78,7 @@ def _check_fit(manifest: Manifest) -> None:
             f"The model {manifest.version} takes the features {', '.join(features)}; the service "
             f"has {', '.join(FEATURE_NAMES)}. {_TRAIN_HINT}"
         )
-    wrong = differences(manifest.libraries, has_probes=bool(manifest.probes))
+    wrong = differences(manifest.libraries, has_probe_rows=bool(manifest.probe_rows))
     if wrong:
         raise ModelUnavailable(
             f"The model {manifest.version} was written with {', '.join(wrong)}. "
@@ -114,10 +114,10 @@ def _classifier_of(estimator: Any, manifest: Manifest) -> Classifier:
     )
 
 
-def _check_probes(classifier: Classifier, manifest: Manifest) -> None:
+def _check_probe_rows(classifier: Classifier, manifest: Manifest) -> None:
     """Require the probabilities that the ML model gave when it was saved."""
     try:
-        difference = find_difference(classifier, manifest.probes)
+        difference = find_difference(classifier, manifest.probe_rows)
     except Exception as error:
         raise ModelUnavailable(
             f"The model {manifest.version} cannot predict: {error}. Save it again, with the "

@@ -59,12 +59,12 @@ class ModelCard(BaseModel):
     calibration: str = Field(description="How the probabilities were calibrated, and why")
 
 
-class Probe(BaseModel):
+class ProbeRow(BaseModel):
     """A row and the probabilities that the ML model gave for it when it was saved."""
 
     model_config = ConfigDict(frozen=True)
 
-    row: list[float]
+    features: list[float]
     probabilities: list[float]
 
 
@@ -72,12 +72,13 @@ class Manifest(ModelCard):
     """The card, and what loading needs. Release 0.1.0 wrote the card alone."""
 
     columns: list[str] | None = Field(
-        None, description="The features in the order of the estimator's columns; null: as above"
+        None,
+        description="The features in the order of the estimator's columns; null: the service's",
     )
     frame: list[str] | None = Field(
         None, description="The columns of the pandas frame that the estimator takes; null: an array"
     )
-    probes: list[Probe] = []
+    probe_rows: list[ProbeRow] = []
 
 
 def unlisted_models(folder: Path) -> list[Path]:

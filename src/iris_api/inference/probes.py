@@ -7,7 +7,7 @@ import numpy as np
 
 from iris_api.inference.classifier import Classifier
 from iris_api.inference.columns import Matrix
-from iris_api.inference.manifest import QUANTILES, Probe
+from iris_api.inference.manifest import QUANTILES, ProbeRow
 from iris_api.iris import FEATURE_NAMES, IrisFeatures
 
 _PROBES = 20
@@ -38,24 +38,26 @@ def corner_rows() -> Matrix:
     return np.unique(_corner(draws), axis=0)
 
 
-def probe(classifier: Classifier, rows: Matrix) -> list[Probe]:
+def predict_each(classifier: Classifier, rows: Matrix) -> list[ProbeRow]:
     """What the classifier predicts for these rows."""
     pairs = zip(rows.tolist(), classifier.probabilities(rows).tolist(), strict=True)
-    return [Probe(row=row, probabilities=probabilities) for row, probabilities in pairs]
+    return [ProbeRow(features=row, probabilities=probabilities) for row, probabilities in pairs]
 
 
-def find_difference(classifier: Classifier, probes: Sequence[Probe]) -> str:
-    """In words, how the classifier's predictions differ from the probes; empty if they do not."""
+def find_difference(classifier: Classifier, probes: Sequence[ProbeRow]) -> str:
+    """How the probabilities differ from the probe rows', in words; empty: not at all."""
     if not probes:
         return ""
     before = np.array([one.probabilities for one in probes])
-    now = classifier.probabilities(np.array([one.row for one in probes]))
+    now = classifier.probabilities(np.array([one.features for one in probes]))
     tolerance = _SINGLE_TOLERANCE if now.dtype == np.float32 else _TOLERANCE
     distances = np.abs(now - before).max(axis=1)
     worst = int(distances.argmax())
     if distances[worst] <= tolerance:
         return ""
-    return f"for {probes[worst].row} it gives {now[worst].tolist()}, not {before[worst].tolist()}"
+    return (
+        f"for {probes[worst].features} it gives {now[worst].tolist()}, not {before[worst].tolist()}"
+    )
 
 
 def _corner(is_high: Any) -> Matrix:

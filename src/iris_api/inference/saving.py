@@ -26,7 +26,7 @@ from iris_api.inference.manifest import (
     Scores,
 )
 from iris_api.inference.pickles import read_pickle
-from iris_api.inference.probes import probe, probe_rows
+from iris_api.inference.probes import predict_each, probe_rows
 from iris_api.inference.servable import Servable, make_servable
 from iris_api.iris import FEATURE_NAMES
 
@@ -99,7 +99,7 @@ def _describe(model: Servable, name: str, scores: dict[str, Scores], calibration
         calibration=calibration,
         columns=model.columns,
         frame=model.frame,
-        probes=probe(model.classifier, probe_rows(model.rows)),
+        probe_rows=predict_each(model.classifier, probe_rows(model.rows)),
     )
 
 

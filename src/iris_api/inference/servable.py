@@ -21,8 +21,8 @@ from iris_api.inference.columns import (
     matrix_of,
 )
 from iris_api.inference.pickles import Contents, check_origin, pickled, without_column_names
-from iris_api.inference.probes import corner_rows, find_difference, probe, probe_rows
-from iris_api.iris import FEATURE_NAMES
+from iris_api.inference.probes import corner_rows, find_difference, predict_each, probe_rows
+from iris_api.iris import FEATURE_NAMES, LABELS
 
 Labels: TypeAlias = Sequence[str] | Mapping[Any, str]
 _SUM_TOLERANCE = 1e-5  # XGBoost's probabilities have single precision
@@ -103,7 +103,7 @@ def _labels(own_classes: Any, given: Labels | None) -> list[str]:
     if not is_labelled or not all(isinstance(one, str) for one in labels):
         raise ValueError(
             f"The estimator has the classes {own}: label each with a text of its own, in this "
-            "order, such as classes=['setosa', ...]."
+            f"order, such as classes=[{LABELS[0]!r}, ...]."
         )
     if is_text and not isinstance(given, Mapping) and labels != own:
         raise ValueError(
@@ -137,7 +137,9 @@ def _is_equal(plain: Classifier, given: Classifier, rows: Matrix) -> bool:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*feature names")
         try:
-            return not find_difference(plain, probe(given, np.vstack([rows, probe_rows(rows)])))
+            return not find_difference(
+                plain, predict_each(given, np.vstack([rows, probe_rows(rows)]))
+            )
         except Exception:  # noqa: BLE001, it selects columns by name, so it needs a frame
             return False
 
@@ -178,7 +180,7 @@ def _check_predict(served: Classifier, arrange: Arrangement, rows: Matrix) -> No
 
 
 def _check_equal(served: Classifier, given: Classifier, rows: Matrix) -> None:
-    difference = find_difference(served, probe(given, probe_rows(rows)))
+    difference = find_difference(served, predict_each(given, probe_rows(rows)))
     if difference:
         raise ValueError(
             f"The estimator does not predict the same after pickling: {difference}. Take one whose "
