@@ -91,10 +91,12 @@ async def test_inference_engine_records_the_duration_of_each_call(
 
 
 class Picky(Classifier):
-    """Gives no prediction for a petal longer than 50 cm."""
+    """Gives no prediction for a petal longer than 50 cm, and fails for one longer than 60 cm."""
 
     def predict(self, rows: NDArray[np.float64]) -> list[ClassPrediction]:
         wrong = np.flatnonzero(rows[:, 2] > 50).tolist()
+        if rows[:, 2].max() > 60:
+            raise ArithmeticError("too long")
         if wrong:
             raise NotPredicted(self.version, wrong)
         return super().predict(rows)
@@ -106,6 +108,20 @@ def picky(classifier: Classifier) -> Classifier:
 
 
 FAR: Row = (5.1, 3.5, 51.0, 0.2)
+FARTHER: Row = (5.1, 3.5, 61.0, 0.2)
+
+
+@pytest.mark.parametrize("farther", [{0}, {1, 3}, {4}, {0, 1, 2, 3, 4}])
+async def test_inference_engine_with_rows_for_which_the_model_fails_fails_their_callers_alone(
+    picky: Classifier, metrics: Metrics, farther: set[int]
+) -> None:
+    requests = [FARTHER if turn in farther else ROW for turn in range(5)]
+    engine = engine_of(picky, metrics)
+    answers = await asyncio.gather(*map(engine.predict, requests), return_exceptions=True)
+    failed = {turn for turn, answer in enumerate(answers) if isinstance(answer, ArithmeticError)}
+    assert failed == farther
+    others = [answer for answer in answers if isinstance(answer, ClassPrediction)]
+    assert [answer.label for answer in others] == ["setosa"] * (5 - len(farther))
 
 
 @pytest.mark.parametrize("far", [{0}, {1, 3}, {4}, {0, 1, 2, 3, 4}])

@@ -70,8 +70,8 @@ class InferenceEngine:
         await self._batcher.aclose()
         self._threads.shutdown(wait=False, cancel_futures=cancel_queued)
 
-    async def _predict_each(self, rows: Sequence[Row]) -> Sequence[ClassPrediction | NotPredicted]:
-        """Classify rows of several callers: one without probabilities fails alone."""
+    async def _predict_each(self, rows: Sequence[Row]) -> Sequence[ClassPrediction | Exception]:
+        """Classify rows of several callers: a row for which the ML model fails, fails alone."""
         try:
             return await self.predict_many(rows)
         except NotPredicted as problem:
@@ -83,6 +83,12 @@ class InferenceEngine:
                 NotPredicted(version) if position in failed else next(answers)
                 for position in range(len(rows))
             ]
+        except Exception as error:  # noqa: BLE001, its caller gets it
+            if len(rows) == 1:
+                return [error]
+            middle = len(rows) // 2
+            halves = rows[:middle], rows[middle:]
+            return [one for half in halves for one in await self._predict_each(half)]
 
     def _predict(self, rows: Sequence[Row]) -> list[ClassPrediction]:
         started = time.perf_counter()

@@ -93,13 +93,9 @@ def _labels(own_classes: Any, given: Labels | None) -> list[str]:
     """The labels of the estimator's classes, in their order."""
     own = np.asarray(own_classes).tolist()
     is_text = all(isinstance(one, str) for one in own)
-    if isinstance(given, Mapping):
-        labels = [given.get(one) for one in own]
-    elif given is not None:
-        labels = list(given)
-    else:
-        labels = own
-    is_labelled = len(labels) == len(own) == len(set(labels))
+    given = own if given is None else given
+    labels = [given.get(one) for one in own] if isinstance(given, Mapping) else list(given)
+    is_labelled = len(given) == len(own) == len(set(labels))
     if not is_labelled or not all(isinstance(one, str) for one in labels):
         raise ValueError(
             f"The estimator has the classes {own}: label each with a text of its own, in this "
