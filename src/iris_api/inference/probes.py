@@ -22,8 +22,7 @@ def probe_rows(rows: Matrix) -> Matrix:
     """20 rows, shape (20, features), that show whether an ML model still predicts the same.
 
     The training rows' deciles together, then four corners of the features' bounds, then deciles
-    of one feature beside others of the next, so that a tree's branches are met. None is a training
-    row.
+    of one feature beside others of the next, so that a tree's branches are met. Deterministic.
     """
     deciles = np.quantile(rows, QUANTILES, axis=0)
     is_odd = np.arange(len(FEATURE_NAMES)) % 2 == 1
