@@ -3,7 +3,7 @@
 from iris_api import signals
 from iris_api.cli.console import begin
 from iris_api.cli.migrate import migrate_database
-from iris_api.cli.train import train_if_missing
+from iris_api.cli.train import train_if_missing, warn_of_unlisted_models
 from iris_api.database.session import require_durable
 from iris_api.embedded.postgres import provide_database
 from iris_api.server.listener import bind, listen
@@ -17,6 +17,7 @@ def serve(*, prepare: bool) -> None:
         bind(settings) as listener,
         provide_database(settings, exclusive=True, report=console.info) as with_database,
     ):
+        warn_of_unlisted_models(settings, console)
         if prepare or settings.database_url is None:
             migrate_database(with_database, console)
             train_if_missing(settings, console)
