@@ -85,7 +85,11 @@ def test_request_accepted_before_sigterm_gets_its_response(
     begin: Callable[..., Service], workers: int
 ) -> None:
     service = begin(
-        workers=workers, shutdown_delay=0.2, shutdown_timeout=LONG, body_timeout=10 * LONG
+        workers=workers,
+        shutdown_delay=0.2,
+        shutdown_timeout=LONG,
+        body_timeout=10 * LONG,
+        request_timeout=10 * LONG,
     )
     with connected(service) as slow:
         slow.send(HEAD, b"Content-Length: %d\r\n\r\n" % len(BODY), BODY[:10])

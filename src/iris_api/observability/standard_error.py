@@ -11,7 +11,7 @@ from typing import TextIO, cast
 
 import structlog
 
-_MAX_WRITES = 512
+_MAX_WRITES = 256
 """Writes that wait for the reader; lines beyond that are dropped."""
 _DRAIN_SECONDS = 0.25
 log = structlog.get_logger("iris_api")
@@ -44,7 +44,7 @@ class _LogQueue:
     def __init__(self, fileno: int) -> None:
         self._fileno = fileno
         self._queue: queue.Queue[bytes] = queue.Queue(_MAX_WRITES)
-        self._is_within_line = False
+        self._is_broken = False
         self._dropped = 0
         self._lock = threading.Lock()
         _queues.append(self)
@@ -73,22 +73,21 @@ class _LogQueue:
                 try:
                     self._write(piece)
                 except OSError:  # the disk is full, or the reader is gone
+                    self._is_broken = True
                     self._drop(piece)
                 else:
                     self._report_dropped()
             self._queue.task_done()
 
     def _write(self, data: bytes) -> None:
-        if self._is_within_line:  # an earlier line could be written in part only
+        if self._is_broken:  # the last line may be there in part
             data = b"\n" + data
         while data:
             try:
-                count = os.write(self._fileno, data)
+                data = data[os.write(self._fileno, data) :]
             except BlockingIOError:  # another process made the shared file non-blocking
                 select.select([], [self._fileno], [])
-            else:
-                self._is_within_line = data[count - 1 : count] != b"\n"
-                data = data[count:]
+        self._is_broken = False
 
     def _drop(self, data: bytes) -> None:
         with self._lock:

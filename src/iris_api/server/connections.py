@@ -5,8 +5,11 @@ cap, deadlines, and problems for what cannot be parsed. The rest is a proxy's wo
 """
 
 import asyncio
+import math
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import structlog
@@ -19,8 +22,7 @@ from iris_api.settings import Settings
 from iris_api.web.limits import REFUSAL, late_body
 from iris_api.web.problems import problem_message
 
-STATE = "iris_api.connections"
-"""The name of `Connections` in the ASGI lifespan state, which uvicorn hands to each connection."""
+STATE = "iris_api.connections"  # in the ASGI lifespan state, which uvicorn hands to `HttpProtocol`
 _CHECK_SECONDS = 0.5
 _DRAIN_SECONDS = 0.3  # at the shutdown, for a request that is on its way
 _MAX_PIPELINED = 100
@@ -28,6 +30,7 @@ _MALFORMED = (
     "This is not a request of HTTP/1.1. Check its first line, its headers, and how they say where "
     "its body ends: Content-Length or Transfer-Encoding."
 )
+_TOO_LARGE = "The head, or a trailer, is larger than IRIS_MAX_HEADER_BYTES. Send less."
 _UPGRADE = "This server speaks HTTP/1.1 alone. Send the request without the header Upgrade."
 _BODY_HEADERS = {b"content-length", b"transfer-encoding"}
 log = structlog.get_logger("iris_api")
@@ -43,10 +46,15 @@ class Connections:
 
     async def watch(self) -> None:
         """End connections that make no progress: a timer for each request would cost it 4 us."""
-        while True:
-            await asyncio.sleep(_CHECK_SECONDS)
+        try:
+            while True:
+                await asyncio.sleep(_CHECK_SECONDS)
+                for connection in tuple(self.open):
+                    connection.check_deadline(time.monotonic())
+        finally:  # the process ends, and must not wait for clients that do not read
             for connection in tuple(self.open):
-                connection.check_deadline(time.monotonic())
+                if connection.flow.write_paused:
+                    connection.transport.abort()
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -60,20 +68,23 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._unused_bytes = 0  # received since the last head or part of a body
         self._progress = 0  # counts what the client has to do within a time
-        self._wait: tuple[float, int] | None = None
-        self._waiting_since = 0.0
+        self._running: RequestResponseCycle | None = None
+        self._step: tuple[float, int] | None = None
+        self._step_began = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept the connection, or refuse it if there are too many."""
         super().connection_made(transport)
         self._registry.open.add(self)
-        limit = self._settings.max_connections
-        if len(self._registry.open) > limit:
-            self._refuse(Overloaded(f"{limit} connections are open. Try again soon."))
+        if len(self._registry.open) > self._settings.max_connections:
+            self._refuse(Overloaded("Too many connections are open. Try again soon."))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Tell the running request; uvicorn tells the last one of those that are pipelined."""
         self._registry.open.discard(self)
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -83,7 +94,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unused_bytes += len(data)
         super().data_received(data)
         if self._unused_bytes > self._settings.max_header_bytes:
-            self._refuse(self._headers_too_large())
+            self._refuse(HeadersTooLarge(_TOO_LARGE))
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the connection open if a whole request waits for its response."""
@@ -106,7 +117,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._unused_bytes > limit:  # which may include more than this head
             sizes = (len(name) + len(value) + 4 for name, value in self.headers)
             if len(self.url) + sum(sizes) > limit:
-                raise self._headers_too_large()
+                raise HeadersTooLarge(_TOO_LARGE)
         if len(self.pipeline) >= _MAX_PIPELINED:
             raise Overloaded("Too many requests wait on this connection. Send fewer at a time.")
         self._in_head = False
@@ -122,6 +133,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._unused_bytes = 0
         self._progress += 1
         super().on_body(body)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """Start the next pipelined request; uvicorn's method would also start a timer."""
@@ -151,38 +166,31 @@ class HttpProtocol(HttpToolsProtocol):
 
     def check_deadline(self, now: float) -> None:
         """End the connection if its client makes no progress; ``now``: `time.monotonic`."""
-        wait = self._current_wait()
-        if wait is None or wait != self._wait:
-            self._wait, self._waiting_since = wait, now
-        elif now - self._waiting_since > wait[0]:
-            self._expire()
+        timeout, progress, end = self._client_step()
+        if (timeout, progress) != self._step:
+            self._step, self._step_began = (timeout, progress), now
+        elif now - self._step_began > timeout:
+            end()
 
-    def _current_wait(self) -> tuple[float, int] | None:
-        """The seconds that the client may take for its next step, and its progress.
-
-        None: it has to do nothing, because the application is at work.
-        """
-        if self.transport.is_closing() or self.flow.write_paused:
-            return self._settings.request_timeout, self.transport.get_write_buffer_size()
+    def _client_step(self) -> tuple[float, int, Callable[[], None]]:
+        """The client's next step: its timeout in seconds, its progress, and what ends it."""
+        settings, cycle = self._settings, cast(RequestResponseCycle | None, self.cycle)
+        if self.transport.is_closing() or self.flow.write_paused:  # it has to read responses
+            buffered = self.transport.get_write_buffer_size()
+            return settings.request_timeout, buffered, self.transport.abort
         if self._input_closed or self.flow.read_paused:
-            return None
-        if self._in_head or self.cycle is None:
-            return self._settings.header_timeout, self._progress
-        if self.cycle.response_complete:
-            return self._settings.keep_alive_timeout, self._progress
-        return (self._settings.body_timeout, self._progress) if self.cycle.more_body else None
-
-    def _expire(self) -> None:
-        cycle: RequestResponseCycle | None = self.cycle
-        if self.transport.is_closing() or self.flow.write_paused:
-            self.transport.abort()
-        elif self._in_head:
-            seconds = f"{self._settings.header_timeout:g} s"
-            self._refuse(RequestTimeout(f"The head was not there in {seconds}. Send it faster."))
-        elif cycle is None or cycle.response_complete:
-            self.transport.close()
-        else:
-            self._refuse(late_body())
+            return math.inf, 0, self.transport.abort
+        if self._in_head:
+            problem = RequestTimeout(
+                f"The head took over {settings.header_timeout:g} s. Try again."
+            )
+            return settings.header_timeout, self._progress, partial(self._refuse, problem)
+        if cycle is None:
+            return settings.header_timeout, self._progress, self.transport.close
+        if cycle.response_complete:
+            return settings.keep_alive_timeout, self._progress, self.transport.close
+        timeout = settings.body_timeout if cycle.more_body else math.inf
+        return timeout, self._progress, partial(self._refuse, late_body())
 
     def _refuse(self, problem: Problem) -> None:
         """Parse no more input; answer with the problem in place of what is being read, and close.
@@ -210,7 +218,3 @@ class HttpProtocol(HttpToolsProtocol):
         log.info("connection_refused", problem=problem.slug, status=status, request_id=request_id)
         headers = self.server_state.default_headers
         self.transport.write(problem_message(problem, request_id, headers))
-
-    def _headers_too_large(self) -> HeadersTooLarge:
-        limit = self._settings.max_header_bytes
-        return HeadersTooLarge(f"The head, or a trailer, is over {limit} bytes. Send less.")

@@ -42,9 +42,12 @@ class Supervisor(Multiprocess):
         signal.signal(signal.SIGALRM, lambda *_: self._send(signal.SIGKILL))
 
     def _pass_on(self, _number: int, _frame: FrameType | None) -> None:
-        """Tell the workers at once: uvicorn's loop may be waiting for one that hangs."""
+        """Tell the workers at once: uvicorn's loop may be waiting for one that hangs.
+
+        A second signal ends their delay. They take a second SIGTERM for the first one's echo.
+        """
         self.signal_queue.append(signal.SIGTERM)
-        self._send(signal.SIGTERM)
+        self._send(signal.SIGINT if self._told else signal.SIGTERM)
 
     def _send(self, number: int) -> None:
         self._told.update(self.processes)
