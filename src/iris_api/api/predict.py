@@ -21,6 +21,7 @@ from iris_api.errors import (
     NotStored,
     OutcomeUnknown,
     RequestTimeout,
+    UnsupportedEncoding,
     UnsupportedMediaType,
 )
 from iris_api.iris import ClassPrediction
@@ -39,6 +40,7 @@ router = APIRouter(
         *ACCESS_PROBLEMS,
         MalformedBody,
         RequestTimeout,
+        UnsupportedEncoding,
         UnsupportedMediaType,
         BodyTooLarge,
         InvalidRequest,

@@ -197,7 +197,7 @@ def _example(problem: type[Problem]) -> dict[str, Any]:
         "type": problem.type_uri(),
         "title": problem.title,
         "status": problem.status,
-        "detail": (problem.__doc__ or "").splitlines()[0],
+        "detail": problem.meaning(),
         "instance": "/predict",
         "request_id": "6f0c8a4e2b1d4c7f9a3e5d7b8c1f2a4e",
     }
