@@ -1,11 +1,11 @@
 """Builds the application from its parts."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from iris_api import __version__
 from iris_api.api import model, operations, predict, predictions
@@ -17,6 +17,7 @@ from iris_api.recording.retention import forget_old_keys
 from iris_api.resources import Resources
 from iris_api.settings import Settings
 from iris_api.web.access import AccessMiddleware
+from iris_api.web.cors import CrossOriginMiddleware
 from iris_api.web.json_route import JsonRouteMiddleware
 from iris_api.web.limits import Limits, LimitsMiddleware
 from iris_api.web.openapi import install_documentation
@@ -70,15 +71,33 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(part.router)
     install_documentation(app)
     install_problem_handlers(app)
-    # The last one added is the outermost.
+    _add_middleware(app, settings, metrics, limits)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics, limits: Limits) -> None:
+    """Add the layers around the routes, the innermost first."""
     app.add_middleware(JsonRouteMiddleware, routes=predict.router.routes)
     if settings.auth == "keys" or settings.rate_limit is not None:
         app.add_middleware(
             AccessMiddleware, needs_key=settings.auth == "keys", limiter=_rate_limiter(settings)
         )
     app.add_middleware(LimitsMiddleware, limits=limits)
-    app.add_middleware(ObservabilityMiddleware, metrics=metrics, render_failure=failure_response)
-    return app
+    if settings.cors_origins:
+        # Around the limits and the API keys: a page must be able to read their problems as well,
+        # and a preflight brings no API key.
+        app.add_middleware(CrossOriginMiddleware, origins=settings.cors_origins)
+    app.add_middleware(
+        ObservabilityMiddleware, metrics=metrics, render_failure=_failure_response(settings)
+    )
+
+
+def _failure_response(settings: Settings) -> Callable[[Scope], ASGIApp]:
+    """What renders an unhandled error; it does so outside of `CrossOriginMiddleware`."""
+    origins = settings.cors_origins
+    if not origins:
+        return failure_response
+    return lambda scope: CrossOriginMiddleware(failure_response(scope), origins=origins)
 
 
 def _rate_limiter(settings: Settings) -> RateLimiter | None:

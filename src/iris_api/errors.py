@@ -9,6 +9,7 @@
         │   └── MalformedBody
         ├── Unauthorized          401
         ├── Forbidden             403
+        ├── CrossOriginRefused    403
         ├── NotFound              404
         │   └── PredictionNotFound
         ├── MethodNotAllowed      405
@@ -142,6 +143,14 @@ class Forbidden(Problem):
         super().__init__(
             detail, headers=_challenge({"error": "insufficient_scope", "scope": needed})
         )
+
+
+class CrossOriginRefused(Problem):
+    """A browser asks whether a page may send a request, and ``IRIS_CORS_ORIGINS`` says no."""
+
+    slug = "cross-origin-refused"
+    status = HTTPStatus.FORBIDDEN
+    title = "Cross-origin request refused"
 
 
 class NotFound(Problem):
