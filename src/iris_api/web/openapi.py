@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from iris_api.iris import DESCRIPTION
+from iris_api.web.paths import path_of
 from iris_api.web.problems import ProblemDetails
 from iris_api.web.read_route import ReadRoute
 
@@ -24,7 +25,7 @@ _DESCRIPTION = f"""\
 the history holds whatever was answered.
 Every error is `application/problem+json` (RFC 9457)."""
 
-
+_ASSETS_PATH = "/docs/assets/"
 _PAGE_HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -47,6 +48,13 @@ class _Assets(StaticFiles):
         headers = [header for header in scope["headers"] if header[0] != b"range"]
         await super().__call__({**scope, "headers": headers}, receive, send)
 
+    def get_path(self, scope: Scope) -> str:
+        """The path below the mount, whether or not a proxy has stripped the root path.
+
+        Starlette's own method finds the files only where it has not.
+        """
+        return path_of(scope).removeprefix(_ASSETS_PATH)
+
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
         response.headers["Accept-Ranges"] = "none"
@@ -59,7 +67,7 @@ def install_documentation(app: FastAPI) -> None:
     All links are relative, so they work behind any proxy.
     """
     assets = _Assets(directory=str(files("fastapi_swagger") / "resources"))
-    app.mount("/docs/assets", assets, name="docs-assets")
+    app.mount(_ASSETS_PATH.rstrip("/"), assets, name="docs-assets")
     app.router.route_class = ReadRoute
 
     async def root(request: Request) -> Response:
