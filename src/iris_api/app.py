@@ -20,7 +20,7 @@ from iris_api.web.access import AccessMiddleware
 from iris_api.web.cors import CrossOriginMiddleware
 from iris_api.web.json_route import JsonRouteMiddleware
 from iris_api.web.limits import Limits, LimitsMiddleware
-from iris_api.web.openapi import install_documentation
+from iris_api.web.openapi import install_documentation, operation_id
 from iris_api.web.problems import failure_response, install_problem_handlers
 
 
@@ -63,13 +63,14 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
         # Nothing here sends spans, and the search for a receiver would cost each request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.root_path = settings.root_path  # FastAPI's argument is deprecated for uvicorn's
     for part in (predict, predictions, model, operations):
         app.include_router(part.router)
-    install_documentation(app)
+    install_documentation(app, needs_key=settings.auth == "keys")
     install_problem_handlers(app)
     _add_middleware(app, settings, metrics, limits)
     return app
