@@ -33,8 +33,8 @@ router = APIRouter(
 
 _SETTLED = "Settled-Until"
 _SETTLED_HEADER = {
-    "description": "With `since`: no prediction that is dated before this time will still appear. "
-    "Who polls passes it as the next `since`, and passes over the ids that it has already.",
+    "description": "Sent with `since`: no more predictions from before this time will appear. To "
+    "poll, pass it as the next `since`, and skip the ids that you have.",
     "schema": {"type": "string", "format": "date-time"},
 }
 _LINK_HEADER = {
