@@ -1,11 +1,12 @@
 """Builds the application from its parts."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Scope
 
 from iris_api import __version__
 from iris_api.api import model, operations, predict, predictions
@@ -17,9 +18,10 @@ from iris_api.recording.retention import forget_old_keys
 from iris_api.resources import Resources
 from iris_api.settings import Settings
 from iris_api.web.access import AccessMiddleware
+from iris_api.web.cors import CrossOriginMiddleware
 from iris_api.web.json_route import JsonRouteMiddleware
 from iris_api.web.limits import Limits, LimitsMiddleware
-from iris_api.web.openapi import install_documentation
+from iris_api.web.openapi import install_documentation, operation_id
 from iris_api.web.problems import failure_response, install_problem_handlers
 from iris_api.web.request_head import RequestHeadMiddleware
 
@@ -63,17 +65,29 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
         # Nothing here sends spans, and the search for a receiver would cost each request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.root_path = settings.root_path  # FastAPI's argument is deprecated for uvicorn's
     routers = [part.router for part in (predict, predictions, model, operations)]
-    routes = [route for router in routers for route in router.routes]
     for router in routers:
         app.include_router(router)
-    install_documentation(app)
+    install_documentation(app, needs_key=settings.auth == "keys")
     install_problem_handlers(app)
-    # The last one added is the outermost.
+    routes = [route for router in routers for route in router.routes]
+    _add_middleware(app, settings, metrics, limits, routes)
+    return app
+
+
+def _add_middleware(
+    app: FastAPI,
+    settings: Settings,
+    metrics: Metrics,
+    limits: Limits,
+    routes: Sequence[BaseRoute],
+) -> None:
+    """Add the layers around the routes, the innermost first."""
     app.add_middleware(JsonRouteMiddleware, routes=routes)
     if settings.auth == "keys" or settings.rate_limit is not None:
         app.add_middleware(
@@ -81,13 +95,24 @@ def create_app(settings: Settings) -> FastAPI:
         )
     app.add_middleware(LimitsMiddleware, limits=limits, routes=routes)
     app.add_middleware(RequestHeadMiddleware, allowed_names=_allowed_hosts(settings))
+    if settings.cors_origins:
+        # Around the limits and the API keys: a page must be able to read their problems as well,
+        # and a preflight brings no API key.
+        app.add_middleware(CrossOriginMiddleware, origins=settings.cors_origins)
     app.add_middleware(
         ObservabilityMiddleware,
         metrics=metrics,
-        render_failure=failure_response,
+        render_failure=_failure_response(settings),
         is_stopping=lambda: app.state.resources.is_stopping,
     )
-    return app
+
+
+def _failure_response(settings: Settings) -> Callable[[Scope], ASGIApp]:
+    """What renders an unhandled error; it does so outside of `CrossOriginMiddleware`."""
+    origins = settings.cors_origins
+    if not origins:
+        return failure_response
+    return lambda scope: CrossOriginMiddleware(failure_response(scope), origins=origins)
 
 
 def _allowed_hosts(settings: Settings) -> frozenset[str] | None:

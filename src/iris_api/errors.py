@@ -9,12 +9,14 @@
         │   └── MalformedBody
         ├── Unauthorized          401
         ├── Forbidden             403
+        ├── CrossOriginRefused    403
         ├── NotFound              404
         │   └── PredictionNotFound
         ├── MethodNotAllowed      405
         ├── RequestTimeout        408
         ├── BodyTooLarge          413
         ├── UnsupportedMediaType  415
+        ├── UnsupportedEncoding   415
         ├── Misdirected           421
         ├── InvalidRequest        422
         ├── IdempotencyKeyReused  422
@@ -86,6 +88,11 @@ class Problem(IrisApiError):
         self.extensions: Mapping[str, Any] = {}
 
     @classmethod
+    def meaning(cls) -> str:
+        """Return the first line of the docstring; the title where ``python -OO`` strips it."""
+        return (cls.__doc__ or cls.title).partition("\n")[0]
+
+    @classmethod
     def type_uri(cls) -> str:
         """Return the problem type (RFC 9457, section 3.1.1), stable and the same everywhere."""
         return f"urn:iris-api:problem:{cls.slug}"
@@ -117,7 +124,7 @@ class Unauthorized(Problem):
 
     slug = "unauthorized"
     status = HTTPStatus.UNAUTHORIZED
-    title = "API key required"
+    title = "Valid API key required"
 
     def __init__(self, detail: str, *, brings_key: bool = False) -> None:
         """Without an API key, the header has no ``error`` (RFC 6750, section 3.1)."""
@@ -137,6 +144,14 @@ class Forbidden(Problem):
         super().__init__(
             detail, headers=_challenge({"error": "insufficient_scope", "scope": needed})
         )
+
+
+class CrossOriginRefused(Problem):
+    """A browser asks whether a page may send a request, and ``IRIS_CORS_ORIGINS`` says no."""
+
+    slug = "cross-origin-refused"
+    status = HTTPStatus.FORBIDDEN
+    title = "Cross-origin request refused"
 
 
 class NotFound(Problem):
@@ -189,6 +204,18 @@ class UnsupportedMediaType(Problem):
     title = "Unsupported media type"
 
 
+class UnsupportedEncoding(Problem):
+    """The body has a ``Content-Encoding``, such as gzip."""
+
+    slug = "unsupported-encoding"
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    title = "Unsupported content encoding"
+
+    def __init__(self, detail: str) -> None:
+        """``Accept-Encoding`` says what is supported (RFC 9110, section 15.5.16)."""
+        super().__init__(detail, headers={"Accept-Encoding": "identity"})
+
+
 class Misdirected(Problem):
     """The request's ``Host`` is not a name of this service."""
 
@@ -216,7 +243,7 @@ class IdempotencyKeyReused(Problem):
 
     slug = "idempotency-key-reused"
     status = HTTPStatus.UNPROCESSABLE_ENTITY
-    title = "Idempotency-Key reused with another payload"
+    title = "Idempotency-Key already used"
 
 
 class RateLimited(Problem):
@@ -297,14 +324,14 @@ class Overloaded(Unavailable):
     """The service is stopping, or has too many requests or connections; nothing was stored."""
 
     slug = "overloaded"
-    title = "Overloaded"
+    title = "Overloaded or stopping"
 
 
 class DeadlineExceeded(Unavailable):
     """The request exceeded ``IRIS_REQUEST_TIMEOUT``, or a shutdown ended it; nothing was stored."""
 
     slug = "deadline-exceeded"
-    title = "Deadline exceeded"
+    title = "Not finished in time"
 
 
 class OutcomeUnknown(Unavailable):
@@ -340,7 +367,7 @@ class SchemaOutdated(Unavailable):
     """The database's schema is missing, too old for this release, or another application's."""
 
     slug = "schema-outdated"
-    title = "Schema outdated"
+    title = "Schema missing or outdated"
     retry_after = 30
 
 

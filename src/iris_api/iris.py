@@ -9,27 +9,24 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 Row: TypeAlias = tuple[float, ...]
 """The features of one sample, in the order of `FEATURE_NAMES`."""
-Centimetres = Annotated[
-    float, Field(strict=True, gt=0, le=100, allow_inf_nan=False, description="Centimetres")
-]
+Centimetres = Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)]
 
 DESCRIPTION = "Predictions of an iris flower's species from four measures in centimetres."
 """What the service is for: the first sentence of its OpenAPI document."""
 
 LABELS = ("setosa", "versicolor", "virginica")
 """The classes of the training data, in the order of its targets."""
-_EXAMPLE: Any = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 
 
 class IrisFeatures(BaseModel):
     """The four measures of a flower, in centimetres."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_EXAMPLE]})
+    model_config = ConfigDict(title="Features", extra="forbid")
 
-    sepal_length: Centimetres
-    sepal_width: Centimetres
-    petal_length: Centimetres
-    petal_width: Centimetres
+    sepal_length: Centimetres = Field(description="Length of the sepal, in centimetres")
+    sepal_width: Centimetres = Field(description="Width of the sepal, in centimetres")
+    petal_length: Centimetres = Field(description="Length of the petal, in centimetres")
+    petal_width: Centimetres = Field(description="Width of the petal, in centimetres")
 
     def as_row(self) -> Row:
         """The features in the order of the model's columns."""
@@ -38,7 +35,7 @@ class IrisFeatures(BaseModel):
 
 FEATURE_NAMES = tuple(IrisFeatures.model_fields)
 """The columns of the ML model, of the table and of a `Row`, in order."""
-EXAMPLE = IrisFeatures.model_validate(_EXAMPLE)
+EXAMPLE = IrisFeatures(sepal_length=5.1, sepal_width=3.5, petal_length=1.4, petal_width=0.2)
 """A sample for documentation, and for the trial that `/readyz` makes."""
 
 _UNBOUNDED: dict[str, Any] = {

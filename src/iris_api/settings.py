@@ -6,8 +6,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from iris_api.errors import ConfigurationError
 
@@ -15,6 +15,7 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 LogFormat = Literal["auto", "console", "json"]
 Auth = Literal["off", "keys"]
 _ROOT_PATH = re.compile("(/[A-Za-z0-9._~-]+)*")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\sA-Z]+")
 _DEFAULT_PORT = 8000
 _INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")
 """The value of IRIS_PORT that Kubernetes sets for a Service named ``iris``, and Docker for a link.
@@ -54,6 +55,12 @@ class Settings(BaseSettings):
         None,
         description="`keys`: every request but the probes and the documentation needs an API key; "
         "`off`: none does. Unset: off, but then only on a loopback address.",
+    )
+    cors_origins: Annotated[tuple[str, ...] | None, NoDecode] = Field(
+        None,
+        description="Origins of web pages that may call the service from a browser, such as "
+        "`https://app.example.org`, with commas between them. `*`: all pages, which needs "
+        "`IRIS_AUTH=keys`. Unset: none.",
     )
     key_cache_seconds: Seconds = Field(
         5.0, description="Seconds after which a revoked API key is refused everywhere."
@@ -183,6 +190,29 @@ class Settings(BaseSettings):
     def _check_root_path(cls, value: str) -> str:
         if not _ROOT_PATH.fullmatch(value):
             raise ValueError("give segments such as `/iris`, with no slash at the end, or none")
+        return value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(
+        cls, value: tuple[str, ...] | None, info: ValidationInfo
+    ) -> tuple[str, ...] | None:
+        origins = set(value or ())
+        if "*" in origins and info.data.get("auth") != "keys":
+            raise ValueError(
+                "`*` needs IRIS_AUTH=keys: without API keys, every web page that somebody opens "
+                "could predict and read the history. Name the origins instead"
+            )
+        if not all(map(_ORIGIN.fullmatch, origins - {"*"})):
+            raise ValueError(
+                "give origins such as `https://app.example.org` or `http://localhost:3000`, in "
+                "lower case, without a path or a slash at the end"
+            )
         return value
 
     @property

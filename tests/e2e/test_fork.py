@@ -104,7 +104,11 @@ async def test_fork_answers_a_repeated_request_with_the_stored_row(wines: Servic
 
 async def test_fork_describes_its_own_features(wines: Service) -> None:
     async with wines.client() as client:
-        schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
+        document = (await client.get("/openapi.json")).json()
         card = (await client.get("/model")).json()
-    assert list(schemas["IrisFeatures"]["properties"]) == list(WINE)
+    assert list(document["components"]["schemas"]["Features"]["properties"]) == list(WINE)
+    example = document["paths"]["/predictions/{prediction_id}"]["get"]["responses"]["200"]
+    stored = example["content"]["application/json"]["example"]
+    assert list(stored["probabilities"]) == ["north", "south"]
+    assert stored.items() >= WINE.items()
     assert [feature["name"] for feature in card["features"]] == list(WINE)

@@ -207,7 +207,7 @@ def test_connection_beyond_max_connections_is_503_until_another_closes(
         with connected(service) as refused:
             problem = refused.refusal(503, "overloaded")
             assert "3 connections" in problem["detail"]
-            assert problem["title"] == "Overloaded"
+            assert problem["title"] == "Overloaded or stopping"
         for raw in taken:
             raw.send(GET)
             assert raw.answer().status == 200

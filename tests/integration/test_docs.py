@@ -109,6 +109,19 @@ async def test_docs_with_a_root_path_starts_without_a_warning_and_allows_its_scr
         assert hash_of(inline) in policy_of(response)["script-src"]
 
 
+@pytest.mark.parametrize("prefix", ["", "/a/iris"], ids=["stripped", "kept"])
+@pytest.mark.parametrize("name", ASSETS)
+async def test_docs_assets_with_a_root_path_that_a_proxy_keeps_or_strips_are_200(
+    settings: Settings, prefix: str, name: str
+) -> None:
+    async with running(settings.model_copy(update={"root_path": "/a/iris"})) as client:
+        response = await client.get(f"{prefix}/docs/assets/{name}")
+        missing = await client.get(f"{prefix}/docs/assets/nowhere.js")
+    assert response.status_code == 200
+    assert response.content
+    assert missing.status_code == 404
+
+
 @pytest.mark.parametrize("auth", ["off", "keys"])
 async def test_root_with_a_root_path_redirects_to_docs(settings: Settings, auth: str) -> None:
     changes = {"root_path": "/a/iris", "auth": auth}

@@ -96,7 +96,7 @@ async def test_predictions_with_an_unexpected_exception_is_500_and_the_next_requ
         raise RuntimeError("the secret of the house")
 
     with monkeypatch.context() as patched:
-        patched.setattr("iris_api.api.predictions.get_prediction", fail)
+        patched.setattr("iris_api.database.crud.get_prediction", fail)
         response = await client.get("/predictions/1")
     assert_problem(response, 500, "internal-error")
     for word in ("secret", "RuntimeError", "Traceback", ".py"):

@@ -6,7 +6,12 @@ from urllib.parse import urljoin
 
 import pytest
 from httpx2 import AsyncClient
+from tests.integration.routes import ask
 from tests.support.application import PROBLEM, document
+from tests.support.flowers import SETOSA
+
+from iris_api.app import create_app
+from iris_api.settings import Settings
 
 OPERATIONS = [
     (method, path) for path, operations in document()["paths"].items() for method in operations
@@ -22,6 +27,39 @@ STATUSES = {
     "get /livez": {200, 500},
     "get /readyz": {200, 500, 503},
     "get /metrics": {200, 500} | _ACCESS - {429},
+}
+
+
+OPERATION_IDS = {
+    "post /predict": "predict",
+    "post /predict/batch": "predictBatch",
+    "get /predictions": "listPredictions",
+    "get /predictions/{prediction_id}": "getPrediction",
+    "get /model": "getModel",
+    "get /livez": "getLiveness",
+    "get /readyz": "getReadiness",
+    "get /metrics": "getMetrics",
+}
+SCHEMAS = {
+    "Check",
+    "FeatureSummary",
+    "Features",
+    "FeaturesBatch",
+    "Liveness",
+    "ModelCard",
+    "Prediction",
+    "PredictionBatch",
+    "PredictionPage",
+    "ProblemDetails",
+    "ProblemField",
+    "Readiness",
+    "Scores",
+    "StoredPrediction",
+}
+NULLABLE = {
+    ("PredictionPage", "next_cursor"),
+    ("StoredPrediction", "model_version"),
+    ("StoredPrediction", "probabilities"),
 }
 
 
@@ -55,11 +93,12 @@ def test_openapi_document_has_the_required_fields() -> None:
     assert document()["info"]["title"]
     assert document()["info"]["version"]
     operations = [document()["paths"][path][method] for method, path in OPERATIONS]
-    names = [operation["operationId"] for operation in operations]
-    assert len(set(names)) == len(names)
     for operation in operations:
         assert operation["summary"]
-        assert all(response["description"] for response in operation["responses"].values())
+        for response in operation["responses"].values():
+            assert response["description"] not in {"", "Successful Response"}
+    tags = {tag["name"] for tag in document()["tags"] if tag["description"]}
+    assert {tag for operation in operations for tag in operation["tags"]} == tags
     for path, item in document()["paths"].items():
         for operation in item.values():
             declared = [
@@ -75,9 +114,69 @@ def test_openapi_references_all_resolve() -> None:
         assert resolve(reference)
 
 
-def test_openapi_schemas_are_all_used() -> None:
-    used = {value.rpartition("/")[2] for key, value in walk(document()) if key == "$ref"}
-    assert used == set(document()["components"]["schemas"])
+def test_openapi_schemas_have_the_names_of_the_api_and_are_all_used() -> None:
+    prefix = "#/components/schemas/"
+    references = [value for key, value in walk(document()) if key == "$ref"]
+    used = {one.removeprefix(prefix) for one in references if one.startswith(prefix)}
+    assert used == set(document()["components"]["schemas"]) == SCHEMAS
+
+
+def test_openapi_operations_have_the_short_names_of_their_endpoints() -> None:
+    assert {
+        f"{method} {path}": document()["paths"][path][method]["operationId"]
+        for method, path in OPERATIONS
+    } == OPERATION_IDS
+
+
+def test_openapi_fields_and_parameters_all_have_a_description() -> None:
+    for name, schema in document()["components"]["schemas"].items():
+        for field, about in schema["properties"].items():
+            assert about["description"], f"{name}.{field}"
+    for method, path in OPERATIONS:
+        for parameter in document()["paths"][path][method].get("parameters", ()):
+            assert parameter["description"], f"{method} {path}: {parameter['name']}"
+
+
+def test_openapi_allows_null_only_where_an_answer_may_have_it() -> None:
+    assert {
+        (name, field)
+        for name, schema in document()["components"]["schemas"].items()
+        for field, about in schema["properties"].items()
+        if {"type": "null"} in about.get("anyOf", ())
+    } == NULLABLE
+    for method, path in OPERATIONS:
+        for parameter in document()["paths"][path][method].get("parameters", ()):
+            assert "null" not in json.dumps(parameter["schema"])
+
+
+def shape(value: Any) -> Any:
+    """The names in their order; each value as its type."""
+    match value:
+        case {"scores": scores, **others} if isinstance(scores, dict):
+            return [*shape(others), ("scores", shape(list(scores.values())))]
+        case dict():
+            return [(name, shape(part)) for name, part in value.items()]
+        case list():
+            return shape(value[0])
+    return type(value)
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+async def test_openapi_examples_have_the_shape_of_the_responses(
+    client: AsyncClient, method: str, path: str
+) -> None:
+    for _ in range(3):
+        await client.post("/predict", json=SETOSA)
+    if path == "/predictions":
+        response = await client.get(path, params={"limit": 2})
+    else:
+        response = await ask(client, f"{method.upper()} {path}", {})
+    assert response.status_code == 200
+    [content] = document()["paths"][path][method]["responses"]["200"]["content"].values()
+    if isinstance(content["example"], str):
+        assert set(content["example"].splitlines()) & set(response.text.splitlines())
+    else:
+        assert shape(content["example"]) == shape(response.json())
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
@@ -97,18 +196,40 @@ def test_openapi_operation_documents_every_error_as_its_problem(method: str, pat
         assert list(response["content"]) == [PROBLEM]
         examples = response["content"][PROBLEM]["examples"]
         assert examples
-        for slug, example in examples.items():
-            assert set(example["value"]) >= required
-            assert example["value"]["type"] == f"urn:iris-api:problem:{slug}"
-            assert example["value"]["status"] == int(status)
+        for slug, reference in examples.items():
+            example = resolve(reference["$ref"])["value"]
+            assert set(example) >= required
+            assert example["type"] == f"urn:iris-api:problem:{slug}"
+            assert example["status"] == int(status)
+            assert f"\n- `{slug}`: {example['detail']}" in response["description"]
         headers = response.get("headers", {})
         assert ("Retry-After" in headers) == (status in {"429", "503"})
         assert ("WWW-Authenticate" in headers) == (status in {"401", "403"})
 
 
-async def test_predict_with_the_openapi_example_is_200(client: AsyncClient) -> None:
-    [example] = document()["components"]["schemas"]["IrisFeatures"]["examples"]
-    assert (await client.post("/predict", json=example)).status_code == 200
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+async def test_predict_with_the_openapi_example_is_200(client: AsyncClient, path: str) -> None:
+    [content] = document()["paths"][path]["post"]["requestBody"]["content"].values()
+    example = content["example"]
+    for sample in example.get("items", [example]):
+        assert list(sample) == list(SETOSA)
+    assert (await client.post(path, json=example)).status_code == 200
+
+
+@pytest.mark.parametrize("auth", ["off", "keys"])
+def test_openapi_asks_for_an_api_key_only_where_the_service_does(auth: str) -> None:
+    made = create_app(Settings.model_validate({"auth": auth})).openapi()
+    needs_key = auth == "keys"
+    for method, path in OPERATIONS:
+        is_open = not needs_key or path in {"/livez", "/readyz"}
+        assert made["paths"][path][method]["security"] == ([] if is_open else [{"bearer": []}])
+    assert ("securitySchemes" in made["components"]) == needs_key
+
+
+@pytest.mark.parametrize(("root_path", "url"), [("", "/"), ("/iris", "/iris")])
+def test_openapi_has_the_root_path_as_its_server(root_path: str, url: str) -> None:
+    made = create_app(Settings.model_validate({"root_path": root_path})).openapi()
+    assert made["servers"] == [{"url": url}]
 
 
 async def test_docs_script_and_style_come_from_this_server(client: AsyncClient) -> None:

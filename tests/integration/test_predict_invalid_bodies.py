@@ -1,3 +1,4 @@
+import gzip
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -105,6 +106,18 @@ async def test_predict_with_an_invalid_body_is_400_415_or_422(
     assert "secret" not in response.text
     assert len(response.content) < 10_000
     assert await count_rows(shared_connection) == 0
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+@pytest.mark.parametrize("encoding", ["gzip", "br, gzip"])
+async def test_predict_with_a_content_encoding_is_415_and_names_it_in_the_title(
+    shared_client: AsyncClient, path: str, encoding: str
+) -> None:
+    headers = {"Content-Type": JSON, "Content-Encoding": encoding}
+    response = await shared_client.post(path, content=gzip.compress(b"{}"), headers=headers)
+    problem = assert_problem(response, 415, "unsupported-encoding")
+    assert problem["title"] == "Unsupported content encoding"
+    assert response.headers["Accept-Encoding"] == "identity"
 
 
 UNKNOWN = [f"x{number}" for number in range(50_000)]

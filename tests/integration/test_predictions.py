@@ -48,6 +48,15 @@ async def test_predictions_of_a_row_without_model_version_and_probabilities_has_
     assert row["probabilities"] is None
 
 
+async def test_predictions_with_a_label_that_the_ml_model_lacks_finds_earlier_rows_or_none(
+    client: AsyncClient, connection: asyncpg.Connection
+) -> None:
+    earlier = await store(connection, label="hybrida")
+    assert "hybrida" not in (await client.get("/model")).json()["classes"]
+    assert await ids(client, label="hybrida") == [earlier]
+    assert await ids(client, label="nosuch") == []
+
+
 async def test_predictions_since_is_inclusive_and_until_is_exclusive(
     client: AsyncClient, connection: asyncpg.Connection
 ) -> None:

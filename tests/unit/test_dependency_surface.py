@@ -28,7 +28,9 @@ from sqlalchemy import make_url
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
 from sqlalchemy.engine.base import ExceptionContextImpl
 from sqlalchemy.exc import EmulatedDBAPIException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import Server, ServerState
@@ -70,6 +72,8 @@ ATTRIBUTES: list[tuple[Any, str, str]] = [
     (Process, "pid exitcode", "server/supervisor.py"),
     (Dependant, DEPENDANT, "api/direct.py"),
     (APIRoute, "handle dependant methods path_regex", "api/direct.py, api/reads.py"),
+    (CORSMiddleware, "preflight_response", "web/cors.py"),
+    (StaticFiles, "get_path get_response", "web/openapi.py"),
     (AsyncAdapt_asyncpg_connection, "run_async driver_connection", "database/pool.py"),
     (EmulatedDBAPIException, "orig", "database/failures.py"),
     (

@@ -20,6 +20,7 @@ WRONG = {
     "IRIS_MODEL_SHA256": "n0t-this",
     "IRIS_INFERENCE_THREADS": "-70007",
     "IRIS_AUTH": "n0t-this",
+    "IRIS_CORS_ORIGINS": "n0t-this",
     "IRIS_KEY_CACHE_SECONDS": "-70007",
     "IRIS_RATE_LIMIT": "-70007",
     "IRIS_RATE_LIMIT_WINDOW": "7.7",
@@ -231,3 +232,48 @@ def test_load_settings_with_a_root_path_of_any_number_of_segments_accepts_it(
 ) -> None:
     monkeypatch.setenv("IRIS_ROOT_PATH", value)
     assert load_settings().root_path == value
+
+
+@pytest.mark.parametrize(
+    ("value", "origins"),
+    [
+        ("https://app.example.org", ("https://app.example.org",)),
+        ("http://localhost:3000, http://[::1]", ("http://localhost:3000", "http://[::1]")),
+        ("", None),
+    ],
+)
+def test_load_settings_with_cors_origins_splits_them_at_commas(
+    monkeypatch: pytest.MonkeyPatch, value: str, origins: tuple[str, ...] | None
+) -> None:
+    monkeypatch.setenv("IRIS_CORS_ORIGINS", value)
+    assert load_settings().cors_origins == origins
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "app.example.org",
+        "https://app.example.org/",
+        "https://App.example.org",
+        "https://*.example.org",
+        "https://a.example.org https://b.example.org",
+        "https://a.example.org,",
+        "null",
+    ],
+)
+def test_load_settings_with_an_invalid_cors_origin_is_a_configuration_error(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("IRIS_CORS_ORIGINS", value)
+    with pytest.raises(ConfigurationError, match=r"IRIS_CORS_ORIGINS: .*give origins such as"):
+        load_settings()
+
+
+def test_load_settings_with_any_cors_origin_needs_api_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IRIS_CORS_ORIGINS", "*")
+    for auth in ("", "off"):
+        monkeypatch.setenv("IRIS_AUTH", auth)
+        with pytest.raises(ConfigurationError, match="`\\*` needs IRIS_AUTH=keys"):
+            load_settings()
+    monkeypatch.setenv("IRIS_AUTH", "keys")
+    assert load_settings().cors_origins == ("*",)

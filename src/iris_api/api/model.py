@@ -6,6 +6,7 @@ from iris_api.errors import DeadlineExceeded, InternalError, ModelUnavailable
 from iris_api.inference.manifest import ModelCard
 from iris_api.resources import Model
 from iris_api.web.access import ACCESS_PROBLEMS, SECURED, Reader
+from iris_api.web.examples import CARD, success
 from iris_api.web.problems import problem_responses
 from iris_api.web.read_route import ReadRoute
 
@@ -15,11 +16,13 @@ router = APIRouter(route_class=ReadRoute, tags=["model"])
 @router.get(
     "/model",
     summary="Read the active model's card",
-    responses=problem_responses(
-        *ACCESS_PROBLEMS, InternalError, DeadlineExceeded, ModelUnavailable
-    ),
+    response_description="The card of the ML model that predicts now",
+    responses={
+        **success(CARD),
+        **problem_responses(*ACCESS_PROBLEMS, InternalError, DeadlineExceeded, ModelUnavailable),
+    },
     openapi_extra=SECURED,
 )
-async def read_model(model: Model, _caller: Reader) -> ModelCard:
+async def get_model(model: Model, _caller: Reader) -> ModelCard:
     """Version, digest, libraries, classes, features with their ranges, and scores."""
     return model.manifest

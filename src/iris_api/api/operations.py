@@ -4,12 +4,13 @@ from typing import Literal
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from iris_api.errors import InternalError, ModelUnavailable, NotReady
 from iris_api.recording.readiness import Check
 from iris_api.resources import ProcessResources, Resources
-from iris_api.web.access import KEY_PROBLEMS, SECURED, Admin
+from iris_api.web.access import KEY_PROBLEMS, OPEN, SECURED, Admin
+from iris_api.web.examples import ALIVE, METRICS, READY, success
 from iris_api.web.problems import problem_responses
 from iris_api.web.read_route import ReadRoute
 
@@ -19,18 +20,24 @@ router = APIRouter(route_class=ReadRoute, tags=["operations"])
 class Liveness(BaseModel):
     """The event loop runs."""
 
-    status: Literal["alive"] = "alive"
+    status: Literal["alive"] = Field("alive", description="The only state that answers")
 
 
 class Readiness(BaseModel):
     """Every part that a prediction needs is ok."""
 
-    status: Literal["ready"] = "ready"
-    checks: dict[str, Check]
+    status: Literal["ready"] = Field("ready", description="Any other state is a problem")
+    checks: dict[str, Check] = Field(description="The state of `database`, `schema` and `model`")
 
 
-@router.get("/livez", summary="Is the process alive?", responses=problem_responses(InternalError))
-async def livez() -> Liveness:
+@router.get(
+    "/livez",
+    summary="Is the process alive?",
+    response_description="The process is alive",
+    responses={**success(ALIVE), **problem_responses(InternalError)},
+    openapi_extra=OPEN,
+)
+async def get_liveness() -> Liveness:
     """Checks neither database nor model. If it does not answer, restart the process."""
     return Liveness()
 
@@ -38,9 +45,11 @@ async def livez() -> Liveness:
 @router.get(
     "/readyz",
     summary="Can the service predict?",
-    responses=problem_responses(InternalError, NotReady),
+    response_description="The service can predict",
+    responses={**success(READY), **problem_responses(InternalError, NotReady)},
+    openapi_extra=OPEN,
 )
-async def readyz(resources: ProcessResources) -> Readiness:
+async def get_readiness(resources: ProcessResources) -> Readiness:
     """The state of the database, its schema and the model; 503 if one is not ok, or at shutdown."""
     if resources.is_stopping:
         raise NotReady("The service is stopping. Ask another replica.", {})
@@ -57,13 +66,14 @@ async def readyz(resources: ProcessResources) -> Readiness:
     "/metrics",
     summary="Metrics in Prometheus' text format",
     response_class=Response,
+    response_description="The metrics",
     responses={
-        200: {"content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}},
+        200: {"content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}, "example": METRICS}}},
         **problem_responses(*KEY_PROBLEMS, InternalError),
     },
     openapi_extra=SECURED,
 )
-async def metrics(resources: ProcessResources, _caller: Admin) -> Response:
+async def get_metrics(resources: ProcessResources, _caller: Admin) -> Response:
     """Requests, latencies, inference, connections, and predictions by label and model."""
     return Response(resources.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 

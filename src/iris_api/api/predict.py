@@ -7,8 +7,8 @@ from fastapi import APIRouter, Response
 from iris_api.database.schema import (
     IrisFeatures,
     IrisFeaturesBatch,
+    Prediction,
     PredictionBatch,
-    PredictionResponse,
 )
 from iris_api.errors import (
     BodyTooLarge,
@@ -22,12 +22,14 @@ from iris_api.errors import (
     NotStored,
     OutcomeUnknown,
     RequestTimeout,
+    UnsupportedEncoding,
     UnsupportedMediaType,
 )
 from iris_api.iris import ClassPrediction
 from iris_api.recording.inserts import NewPrediction, StoredPrediction
 from iris_api.resources import ProcessResources
 from iris_api.web.access import ACCESS_PROBLEMS, SECURED, Predictor
+from iris_api.web.examples import BATCH, FEATURES, PREDICTION, body, success
 from iris_api.web.idempotency_key import PARAMETER, Key
 from iris_api.web.json_route import JsonRoute
 from iris_api.web.limits import require_at_most
@@ -40,6 +42,7 @@ router = APIRouter(
         *ACCESS_PROBLEMS,
         MalformedBody,
         RequestTimeout,
+        UnsupportedEncoding,
         UnsupportedMediaType,
         BodyTooLarge,
         InvalidRequest,
@@ -54,11 +57,19 @@ router = APIRouter(
 )
 
 
+_LOCATION_HEADER = {
+    "description": "Where `GET` reads the stored prediction",
+    "schema": {"type": "string", "format": "uri-reference"},
+}
+
+
 @router.post(
     "/predict",
     summary="Predict the class of one sample",
-    response_model=PredictionResponse,
-    openapi_extra=SECURED | PARAMETER,
+    response_model=Prediction,
+    response_description="The prediction, committed",
+    responses=success(PREDICTION, headers={"Content-Location": _LOCATION_HEADER}),
+    openapi_extra=SECURED | PARAMETER | body(FEATURES),
 )
 async def predict(
     features: IrisFeatures,
@@ -79,7 +90,9 @@ async def predict(
     "/predict/batch",
     summary="Predict the classes of up to 10,000 samples",
     response_model=PredictionBatch,
-    openapi_extra=SECURED | PARAMETER,
+    response_description="The predictions, committed, in the order of the request's items",
+    responses=success(BATCH),
+    openapi_extra=SECURED | PARAMETER | body({"items": [FEATURES, FEATURES]}),
 )
 async def predict_batch(
     batch: IrisFeaturesBatch, resources: ProcessResources, caller: Predictor, key: Key
@@ -93,7 +106,7 @@ async def predict_batch(
 
 
 def _answer(answer: ClassPrediction, stored: StoredPrediction) -> dict[str, Any]:
-    """The fields of a `PredictionResponse`, as a dict, which is ten times as fast to build.
+    """The fields of a `Prediction`, as a dict, which is ten times as fast to build.
 
     A repeated request gets its earlier prediction, even if the ML model has changed since.
     """

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from iris_api.database.crud import get_prediction, list_predictions, settled_until
+from iris_api.database import crud
 from iris_api.database.cursor import Cursor
 from iris_api.database.deps import Session
 from iris_api.database.schema import PageQuery, PredictionId, PredictionInDB, PredictionPage
@@ -19,6 +19,7 @@ from iris_api.errors import (
 )
 from iris_api.resources import ProcessResources
 from iris_api.web.access import ACCESS_PROBLEMS, SECURED, Reader
+from iris_api.web.examples import PAGE, STORED, success
 from iris_api.web.limits import require_at_most
 from iris_api.web.problems import problem_responses
 from iris_api.web.read_route import ReadRoute
@@ -32,19 +33,24 @@ router = APIRouter(
 
 _SETTLED = "Settled-Until"
 _SETTLED_HEADER = {
-    "description": "With `since`: no prediction that is dated before this time will still appear. "
-    "Who polls passes it as the next `since`, and passes over the ids that it has already.",
+    "description": "Sent with `since`: no more predictions from before this time will appear. To "
+    "poll, pass it as the next `since`, and skip the ids that you have.",
     "schema": {"type": "string", "format": "date-time"},
+}
+_LINK_HEADER = {
+    "description": 'The next page: `<...>; rel="next"`; absent on the last one',
+    "schema": {"type": "string"},
 }
 
 
 @router.get(
     "/predictions",
     summary="List predictions, newest first",
-    responses={200: {"headers": {_SETTLED: _SETTLED_HEADER}}},
+    response_description="One page of the history",
+    responses=success(PAGE, headers={"Link": _LINK_HEADER, _SETTLED: _SETTLED_HEADER}),
     openapi_extra=SECURED,
 )
-async def read_predictions(
+async def list_predictions(
     query: Annotated[PageQuery, Query()],
     request: Request,
     response: Response,
@@ -55,8 +61,8 @@ async def read_predictions(
     """One page. Follow the header `Link: <...>; rel="next"`, or pass `next_cursor` as `cursor`."""
     limit = _page_size(query, resources.settings.max_page_items)
     if query.since is not None:
-        response.headers[_SETTLED] = _rfc3339(await settled_until(session))
-    page = await list_predictions(
+        response.headers[_SETTLED] = _rfc3339(await crud.settled_until(session))
+    page = await crud.list_predictions(
         session,
         query,
         client=caller.client,
@@ -75,16 +81,17 @@ async def read_predictions(
 @router.get(
     "/predictions/{prediction_id}",
     summary="Read one prediction",
-    responses=problem_responses(PredictionNotFound),
+    response_description="The stored prediction",
+    responses={**success(STORED), **problem_responses(PredictionNotFound)},
     openapi_extra=SECURED,
 )
-async def read_prediction(
-    prediction_id: Annotated[PredictionId, Path(description="As in a prediction's `id`")],
+async def get_prediction(
+    prediction_id: Annotated[PredictionId, Path(description="The `id` of a prediction")],
     caller: Reader,
     session: Session,
 ) -> PredictionInDB:
     """One stored prediction, with its features."""
-    row = await get_prediction(session, prediction_id, client=caller.client)
+    row = await crud.get_prediction(session, prediction_id, client=caller.client)
     if row is None:
         raise PredictionNotFound("No prediction has this id. GET /predictions lists them.")
     return PredictionInDB.model_validate(row)

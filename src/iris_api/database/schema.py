@@ -1,4 +1,7 @@
-"""The models of HTTP requests and responses, separate from the tables."""
+"""The models of HTTP requests and responses, separate from the tables.
+
+The ``title`` of a model is its name in the OpenAPI document, so in generated clients.
+"""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -71,43 +74,67 @@ Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")
 class IrisFeaturesBatch(BaseModel):
     """Many samples, of which all are predicted and stored, or none."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(title="FeaturesBatch", extra="forbid")
 
-    items: Annotated[list[IrisFeatures], Field(min_length=1, max_length=MAX_BATCH_ITEMS)]
+    items: Annotated[
+        list[IrisFeatures],
+        Field(
+            min_length=1,
+            max_length=MAX_BATCH_ITEMS,
+            description=f"1 to {MAX_BATCH_ITEMS:,} samples, or fewer where the deployment says so",
+        ),
+    ]
 
 
 class PredictionResponse(BaseModel):
-    """A prediction that PostgreSQL has committed."""
+    """A row of the history, without its features; also one that another program stored."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(title="PredictionResponse", from_attributes=True)
 
-    id: int
-    prediction: int = Field(description="The class, as its position in the model's classes")
-    prediction_label: str
+    id: int = Field(description="Names the prediction in `GET /predictions/{prediction_id}`")
+    prediction: int = Field(description="The class, as its position in the ML model's classes")
+    prediction_label: str = Field(description="The class, by name")
     probabilities: dict[str, float] | None = Field(
-        description="By label; null where the row was recorded without them"
+        description="The probability of each class, by label, with the sum 1; "
+        "null where another program stored the row without them"
     )
     model_version: str | None = Field(
-        description="The model that answered; null where the row was recorded without it"
+        description="The ML model that predicted; "
+        "null where another program stored the row without it"
     )
-    created_at: AwareDatetime
+    created_at: AwareDatetime = Field(description="When the transaction that stored it began")
+
+
+class Prediction(PredictionResponse):
+    """A prediction that PostgreSQL has committed."""
+
+    model_config = ConfigDict(title="Prediction")
+
+    probabilities: dict[str, float] = Field(
+        description="The probability of each class, by label, with the sum 1"
+    )
+    model_version: str = Field(description="The ML model that predicted")
 
 
 class PredictionInDB(StoredFeatures, PredictionResponse):
     """A stored prediction, with its features."""
 
+    model_config = ConfigDict(title="StoredPrediction")
+
 
 class PredictionBatch(BaseModel):
-    """The predictions of a batch, in the order of its items."""
+    """The predictions of a batch."""
 
-    items: list[PredictionResponse]
+    items: list[Prediction] = Field(description="In the order of the request's items")
 
 
 class PredictionPage(BaseModel):
-    """One page of the history, newest first."""
+    """One page of the history."""
 
-    items: list[PredictionInDB]
-    next_cursor: str | None = Field(description="Asks for the page after this one; null at the end")
+    items: list[PredictionInDB] = Field(description="Newest first")
+    next_cursor: str | None = Field(
+        description="The `cursor` of the page after this one; null on the last page"
+    )
 
 
 class PredictionFilters(BaseModel):
@@ -115,8 +142,13 @@ class PredictionFilters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    label: Text | None = Field(None, description="Only this `prediction_label`")
-    model_version: Text | None = Field(None, description="Only this model's answers")
+    label: Text | None = Field(
+        None,
+        description="Only predictions with this `prediction_label`. It may be a label of an "
+        "earlier ML model, so an unknown one finds nothing; `classes` of `GET /model` "
+        "has the present ones",
+    )
+    model_version: Text | None = Field(None, description="Only predictions of this ML model")
     since: Instant | None = Field(None, description="Only predictions made then or later")
     until: Instant | None = Field(None, description="Only predictions made before")
 
@@ -124,8 +156,10 @@ class PredictionFilters(BaseModel):
 class PageQuery(PredictionFilters):
     """The query of ``GET /predictions``."""
 
-    limit: PageSize = 50
+    limit: PageSize = Field(
+        50, description="Most predictions on the page; the deployment may allow fewer"
+    )
     skip: RowsToSkip = Field(
-        0, description="Rows to pass over, for those who count pages; not together with `cursor`"
+        0, description="Rows to pass over, to count pages; not together with `cursor`"
     )
     cursor: Text | None = Field(None, description="The `next_cursor` of the page before")

@@ -19,9 +19,9 @@ class FeatureSummary(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    name: str
-    minimum: float
-    maximum: float
+    name: str = Field(description="As in the body of `POST /predict`")
+    minimum: float = Field(description="In the feature's unit, as are the others")
+    maximum: float = Field(description="In the feature's unit")
     quantiles: dict[str, float] = Field(description="The deciles, from 0.0 to 1.0")
 
 
@@ -30,8 +30,8 @@ class Scores(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    accuracy: float
-    log_loss: float
+    accuracy: float = Field(description="Share of rows whose class is right: 1 is best")
+    log_loss: float = Field(description="Mean negative log-likelihood, in nats: 0 is best")
     brier_score: float = Field(description="Multiclass Brier score: 0 is best, 2 is worst")
     calibration_error: float = Field(
         description="Expected calibration error of the top class, in ten bins of equal size"
@@ -45,14 +45,18 @@ class ModelCard(BaseModel):
 
     version: str = Field(description="The estimator's name and the first digits of the digest")
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="Digest of the file")]
-    file: Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]+\.joblib$")]
+    file: Annotated[
+        str, Field(pattern=r"^[0-9A-Za-z_-]+\.joblib$", description="Its name, without a folder")
+    ]
     estimator: str = Field(description="scikit-learn's own description of the estimator")
-    classes: Annotated[list[str], Field(min_length=2)]
-    features: list[FeatureSummary]
+    classes: Annotated[
+        list[str], Field(min_length=2, description="The labels; a `prediction` is a position here")
+    ]
+    features: list[FeatureSummary] = Field(description="In the order of the ML model's columns")
     libraries: dict[str, str] = Field(description="The versions that wrote the file")
-    python: str
-    trained_at: AwareDatetime
-    training_rows: int
+    python: str = Field(description="The version of Python that wrote the file")
+    trained_at: AwareDatetime = Field(description="When the file was written")
+    training_rows: int = Field(description="How many rows it was fitted on")
     scores: dict[str, Scores] = Field(
         description="By candidate, from cross-validation; empty for a model brought from elsewhere"
     )

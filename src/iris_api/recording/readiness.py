@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from iris_api.batching import Batcher
 from iris_api.database.causes import log_cause
@@ -20,8 +20,10 @@ from iris_api.recording.trial import try_to_store
 class Check(BaseModel):
     """The state of one part."""
 
-    status: Literal["ok", "failed", "unknown"]
-    detail: str
+    status: Literal["ok", "failed", "unknown"] = Field(
+        description="`unknown` where another part's failure hides it"
+    )
+    detail: str = Field(description="What was found, and what to do about it")
 
 
 Checks: TypeAlias = dict[str, Check]

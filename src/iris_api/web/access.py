@@ -42,8 +42,10 @@ KEY_PROBLEMS = (
 """The problems of an operation that needs an API key."""
 ACCESS_PROBLEMS = (*KEY_PROBLEMS, RateLimited)
 """The same, for an operation that is not in `NEVER_REFUSED`."""
-SECURED: dict[str, Any] = {"security": [{"bearer": []}, {}]}
-"""For an operation's OpenAPI document: an API key if the deployment requires one, else none."""
+SECURED: dict[str, Any] = {"security": [{"bearer": []}]}
+"""For an operation's OpenAPI document: it needs an API key if the deployment requires them."""
+OPEN: dict[str, Any] = {"security": []}
+"""The same, for an operation that never needs one."""
 
 
 class AccessMiddleware:

@@ -20,9 +20,9 @@ PARAMETER: dict[str, Any] = {
             "name": _NAME,
             "in": "header",
             "required": False,
-            "description": "Any text of the client's own making, such as a UUID, in quotes or "
-            "bare; spaces only in quotes. A repeated request with the same key and payload is "
-            "answered with the row that the first one stored, byte for byte.",
+            "description": "1 to 255 printable ASCII characters that the client chooses, such as "
+            "a UUID, quoted or bare; spaces only in quotes. A repeated request with the same key "
+            "and payload gets the response of the first one, byte for byte.",
             "schema": {
                 "type": "string",
                 "pattern": r'^([!#-~][!-~]{0,254}|"([ !#-\[\]-~]|\\["\\]){1,255}")$',

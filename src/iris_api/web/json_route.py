@@ -16,7 +16,13 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from iris_api.database.schema import MAX_BATCH_ITEMS
-from iris_api.errors import FieldError, InvalidRequest, Problem, UnsupportedMediaType
+from iris_api.errors import (
+    FieldError,
+    InvalidRequest,
+    Problem,
+    UnsupportedEncoding,
+    UnsupportedMediaType,
+)
 from iris_api.iris import FEATURE_NAMES
 from iris_api.web.paths import path_of
 from iris_api.web.problems import (
@@ -151,7 +157,7 @@ def _require_json(headers: Iterable[tuple[bytes, bytes]]) -> None:
         if name == b"content-type":
             media_type = value.partition(b";")[0].strip().lower()
         elif name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
-            raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
+            raise UnsupportedEncoding("Send the body as it is, without a Content-Encoding.")
     if media_type != b"application/json" and not _OTHER_JSON.fullmatch(media_type):
         raise UnsupportedMediaType("Send JSON, with the header Content-Type: application/json.")
 

@@ -47,22 +47,26 @@ _UNPRINTABLE = re.compile(r"[^ -~]")
 class ProblemField(BaseModel):
     """One invalid field."""
 
-    location: Literal["body", "query", "path", "header"] = Field(alias="in")
+    location: Literal["body", "query", "path", "header"] = Field(
+        alias="in", description="The part of the request that holds it"
+    )
     field: str = Field(description=f"Such as `limit`, or `items[3].{FEATURE_NAMES[0]}`")
-    code: str = Field(description="Stable, for programs")
-    detail: str = Field(description="For people")
+    code: str = Field(description="What is wrong with it: stable, for programs")
+    detail: str = Field(description="What is wrong with it: for people")
 
 
 class ProblemDetails(BaseModel):
     """The body of every error: RFC 9457, with the request's id and the invalid fields."""
 
     type: str = Field(description="The kind of problem: a stable URN")
-    title: str
-    status: int
+    title: str = Field(description="The same for each problem of a type")
+    status: int = Field(description="As in the status line")
     detail: str = Field(description="What is wrong this time, and what to do about it")
     instance: str = Field(description="The path that was asked for, as a URI reference")
-    request_id: str | None = Field(description="As in the header X-Request-ID")
-    errors: list[ProblemField] | None = None
+    request_id: str = Field(description="As in the header X-Request-ID, and in the log")
+    errors: list[ProblemField] = Field(
+        default_factory=list, description=f"The invalid fields, at most {MAX_ERRORS}"
+    )
 
 
 def problem_response(problem: Problem, scope: Scope) -> Response:
@@ -193,7 +197,7 @@ def problem_responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any
         entry = responses.setdefault(
             int(problem.status),
             {
-                "description": problem.status.phrase,
+                "description": f"{problem.status.phrase}\n",
                 "content": {
                     MEDIA_TYPE: {
                         "schema": {"$ref": "#/components/schemas/ProblemDetails"},
@@ -202,7 +206,8 @@ def problem_responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any
                 },
             },
         )
-        entry["content"][MEDIA_TYPE]["examples"][problem.slug] = {"value": _example(problem)}
+        entry["description"] += f"\n- `{problem.slug}`: {problem.meaning()}"
+        entry["content"][MEDIA_TYPE]["examples"][problem.slug] = _example(problem)
         if problem.retry_after is not None:
             entry["headers"] = _RETRY_AFTER
         elif issubclass(problem, (Unauthorized, Forbidden)):
@@ -211,11 +216,12 @@ def problem_responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any
 
 
 def _example(problem: type[Problem]) -> dict[str, Any]:
-    return {
+    value = {
         "type": problem.type_uri(),
         "title": problem.title,
         "status": problem.status,
-        "detail": (problem.__doc__ or "").splitlines()[0],
+        "detail": problem.meaning(),
         "instance": "/predict",
         "request_id": "6f0c8a4e2b1d4c7f9a3e5d7b8c1f2a4e",
     }
+    return {"summary": problem.title, "value": value}
