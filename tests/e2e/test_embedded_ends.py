@@ -36,6 +36,12 @@ BUSY = """
 AT_WORK = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND query LIKE '%WHILE%'"
 
 
+@pytest.fixture
+def data_dir(embedded_dir: Path) -> Path:
+    """No test here is about the first start, which runs initdb."""
+    return embedded_dir
+
+
 def predicts(service: Service) -> bool:
     return ask(service, "POST", "/predict").status == 200
 
