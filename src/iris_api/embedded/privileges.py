@@ -1,8 +1,10 @@
 """Runs PostgreSQL as ``nobody`` if this process is root: PostgreSQL does not run as root."""
 
+import functools
 import os
 import pwd
 import shutil
+import subprocess
 from pathlib import Path
 
 from iris_api.errors import ConfigurationError
@@ -28,8 +30,20 @@ def as_ordinary_user() -> list[str]:
     return [
         setpriv, f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups",
         f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}",
-        f"--bounding-set={capabilities}", "--pdeathsig", "INT", "--",
+        f"--bounding-set={capabilities}", *_securebits(setpriv), "--pdeathsig", "INT", "--",
     ]  # fmt: skip
+
+
+@functools.cache
+def _securebits(setpriv: str) -> list[str]:
+    """The option that lets access(2) respect the capability; none if root may not set it.
+
+    PostgreSQL asks access(2) whether it may run its own programs. Without CAP_SETPCAP, as in some
+    containers, it therefore starts only from folders that ``nobody`` may enter.
+    """
+    option = "--securebits=+no_setuid_fixup"
+    tried = subprocess.run([setpriv, option, "true"], capture_output=True, check=False)  # noqa: S603
+    return [option] if tried.returncode == 0 else []
 
 
 def chown_to_server_user(folder: Path) -> None:
