@@ -153,11 +153,12 @@ def test_embedded_postgresql_starts_with_a_stale_socket_in_a_separate_folder(
     assert starts(deep)
     socket_dir = EmbeddedPostgres(deep / "postgres").socket_dir
     assert socket_dir != deep / "postgres"
+    socket_dir.mkdir(mode=0o700)
     other = spawn("sleep", "60")
     (socket_dir / LOCK_FILES[1]).write_text(lock_file_content(other.pid, deep))
     (socket_dir / ".s.PGSQL.5432").touch()
     assert starts(deep)
-    socket_dir.rmdir()
+    assert not socket_dir.exists()
 
 
 def test_embedded_postgresql_start_ends_an_orphaned_postmaster(used: Path) -> None:
