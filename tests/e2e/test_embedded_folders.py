@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.conftest import Start, copy_data_dir
 from tests.e2e.stopping import ask
-from tests.support.service import environment
+from tests.support.service import assert_one_clear_sentence, environment, run
 
 from iris_api.database.health import ping
 from iris_api.database.session import session_scope
@@ -23,6 +23,8 @@ from iris_api.settings import Settings
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs it as another user")
 NO_SETPCAP = ["setpriv", "--inh-caps=-setpcap", "--bounding-set=-setpcap"]
+NO_CAPABILITIES = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"]
+NAMESPACE_OF_ROOT_ALONE = ["unshare", "--user", "--map-root-user"]
 
 
 def connects(data_dir: Path) -> bool:
@@ -116,6 +118,76 @@ def test_provide_database_refuses_a_socket_folder_that_is_not_of_this_user_alone
     assert victim.stat() == before
     assert connects(data_dir)
     assert not place.exists()
+
+
+def test_serve_on_a_copy_of_its_data_directory_has_the_same_predictions(
+    start: Start, embedded_dir: Path, tmp_path: Path
+) -> None:
+    """A plain ``cp -r`` as root, which leaves the files to root, or a copy that others may read."""
+    service = start(data_dir=embedded_dir).until_ready()
+    assert ask(service, "POST", "/predict").status == 200
+    stored = service.get("/predictions")
+    assert service.stop() == 0
+    subprocess.run(["cp", "-r", embedded_dir, tmp_path / "copy"], check=True)
+    (tmp_path / "copy" / "postgres").chmod(0o755)
+    service = start(data_dir=tmp_path / "copy").until_ready()
+    assert service.get("/predictions") == stored
+    assert service.stop() == 0
+    assert (tmp_path / "copy" / "postgres").stat().st_mode & 0o777 == 0o700
+
+
+@AS_ROOT
+def test_migrate_on_a_database_of_another_user_says_how_to_take_it_and_changes_nothing(
+    folder: Path, embedded_dir: Path
+) -> None:
+    database = embedded_dir / "postgres"
+    os.chown(database, 12345, 12345)
+    refused = run(folder, "migrate", data_dir=embedded_dir)
+    assert refused.returncode == 1
+    command = f"chown -R 0 {database}"
+    assert_one_clear_sentence(refused.stderr, str(database), "12345", command, "IRIS_DATA_DIR")
+    assert database.stat().st_uid == 12345
+    subprocess.run(command.split(), check=True)
+    assert run(folder, "migrate", data_dir=embedded_dir).returncode == 0
+
+
+@AS_ROOT
+def test_provide_database_as_root_gives_a_copied_folder_to_nobody_but_follows_no_symlink(
+    embedded_dir: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.touch()
+    (embedded_dir / "postgres" / "link").symlink_to(outside)
+    subprocess.run(["chown", "-R", "0:0", embedded_dir / "postgres"], check=True)
+    assert connects(embedded_dir)
+    nobody = pwd.getpwnam("nobody").pw_uid
+    owners = {path.lstat().st_uid for path in (embedded_dir / "postgres").rglob("*")}
+    assert owners == {nobody}
+    assert outside.stat().st_uid == 0
+    (embedded_dir / "postgres").rename(tmp_path / "elsewhere")
+    os.chown(tmp_path / "elsewhere", 0, 0)
+    (embedded_dir / "postgres").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigurationError, match="wrong ownership"):
+        connects(embedded_dir)
+    assert (tmp_path / "elsewhere").stat().st_uid == 0
+
+
+@AS_ROOT
+@pytest.mark.parametrize("before", [NO_CAPABILITIES, NAMESPACE_OF_ROOT_ALONE], ids=lambda it: it[0])
+@pytest.mark.parametrize("copy", [None, "-a", "-r"])
+def test_migrate_as_a_root_that_may_not_become_nobody_says_what_to_do(
+    folder: Path, embedded_template: Path, tmp_path: Path, before: list[str], copy: str | None
+) -> None:
+    """At the first start, on nobody's files and on root's."""
+    if subprocess.run([*before, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this system forbids it")
+    if copy is not None:
+        subprocess.run(["cp", copy, embedded_template, tmp_path / "data"], check=True)
+    result = migrate_as(before, folder, tmp_path / "data")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    error = "error: " + result.stderr.partition("error: ")[2]
+    assert_one_clear_sentence(error, str(tmp_path / "data" / "postgres"), "IRIS_DATABASE_URL")
 
 
 @AS_ROOT

@@ -25,7 +25,7 @@ from iris_api.database import pg_variables
 from iris_api.embedded import leftovers
 from iris_api.embedded.leftovers import PORT
 from iris_api.embedded.postmaster import Postmaster
-from iris_api.embedded.privileges import as_ordinary_user, chown_to_server_user
+from iris_api.embedded.privileges import as_ordinary_user, chown_to_server_user, take_over
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
 from iris_api.signals import defer_signals
@@ -99,9 +99,7 @@ class EmbeddedPostgres:
 
         Raises `ConfigurationError` if it does not start, or ends too often.
         """
-        if not self.folder.exists():
-            report(f"Creating a PostgreSQL 18 database in {self.folder}")
-            self._initialise()
+        self._prepare_folder(report)
         postmaster = Postmaster(
             self._command(),
             self.log,
@@ -130,6 +128,19 @@ class EmbeddedPostgres:
             raise ConfigurationError(
                 f"PostgreSQL's socket cannot be in {self.socket_dir}: {error.strerror}. Remove "
                 "that, or set IRIS_DATA_DIR to a shorter path without a comma."
+            ) from None
+
+    def _prepare_folder(self, report: Report) -> None:
+        try:
+            if self.folder.exists():
+                take_over(self.folder)
+            else:
+                report(f"Creating a PostgreSQL 18 database in {self.folder}")
+                self._initialise()
+        except OSError as error:
+            raise ConfigurationError(
+                f"PostgreSQL cannot use {self.folder}: {error.strerror}. Set IRIS_DATA_DIR to "
+                "another folder, or IRIS_DATABASE_URL to use another PostgreSQL."
             ) from None
 
     def _initialise(self) -> None:
