@@ -1,5 +1,7 @@
 """Servers for the end-to-end tests, each ended with its test."""
 
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +11,9 @@ from sqlalchemy import URL
 from tests.conftest import way_to
 from tests.support.service import Service, serving
 from tests.support.workers import until_heard
+
+from iris_api.embedded.postgres import provide_database
+from iris_api.settings import Settings
 
 SECONDS = 1.0
 """What a client may take for each thing that it owes."""
@@ -51,6 +56,30 @@ def _starting(start: Callable[..., Service], folder: Path) -> Iterator[Start]:
     yield start_here
     for service in started:
         service.clean_up()
+
+
+@pytest.fixture(scope="session")
+def embedded_template(trained_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with an ML model and an embedded PostgreSQL that is stopped and empty.
+
+    Not to be changed. A copy of it spares the seconds of initdb.
+    """
+    data_dir = tmp_path_factory.mktemp("embedded") / "data"
+    shutil.copytree(trained_model, data_dir)
+    with provide_database(Settings(data_dir=data_dir)):
+        return data_dir
+
+
+@pytest.fixture
+def embedded_dir(embedded_template: Path, tmp_path: Path) -> Path:
+    """A data directory of the test's own, with an ML model and an embedded PostgreSQL."""
+    return copy_data_dir(embedded_template, tmp_path / "data")
+
+
+def copy_data_dir(source: Path, target: Path) -> Path:
+    """Copy a data directory whose PostgreSQL is stopped. The owner of the files stays."""
+    subprocess.run(["cp", "-a", source, target], check=True)
+    return target
 
 
 @pytest.fixture

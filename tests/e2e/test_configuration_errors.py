@@ -81,8 +81,8 @@ def test_keys_list_without_a_database_says_unreachable_and_nothing_of_storing(
     assert "stored" not in result.stderr
 
 
-def test_migrate_with_a_misspelt_setting_warns(folder: Path, tmp_path: Path) -> None:
-    result = run(folder, "migrate", data_dir=tmp_path / "data", auht="keys", service_host="::1")
+def test_migrate_with_a_misspelt_setting_warns(folder: Path, embedded_dir: Path) -> None:
+    result = run(folder, "migrate", data_dir=embedded_dir, auht="keys", service_host="::1")
     assert result.returncode == 0
     [warning] = [json.loads(line) for line in result.stderr.splitlines() if "AUHT" in line]
     assert warning["event"] == "settings_warning"
@@ -92,9 +92,9 @@ def test_migrate_with_a_misspelt_setting_warns(folder: Path, tmp_path: Path) -> 
 
 
 def test_migrate_with_the_port_of_a_kubernetes_service_warns_and_continues(
-    folder: Path, tmp_path: Path
+    folder: Path, embedded_dir: Path
 ) -> None:
-    result = run(folder, "migrate", data_dir=tmp_path / "data", port="tcp://10.96.12.3:8000")
+    result = run(folder, "migrate", data_dir=embedded_dir, port="tcp://10.96.12.3:8000")
     assert result.returncode == 0, result.stderr
     [warning] = [json.loads(line) for line in result.stderr.splitlines() if "IRIS_PORT" in line]
     assert "`enableServiceLinks: false`" in warning["message"]

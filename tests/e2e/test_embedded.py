@@ -58,38 +58,38 @@ async def test_serve_prepares_everything_at_the_first_start_and_reuses_it_at_the
 
 
 async def test_serve_on_a_data_directory_in_use_exits_while_migrate_and_train_work(
-    start: Start, folder: Path, data_dir: Path
+    start: Start, folder: Path, embedded_dir: Path
 ) -> None:
-    first = start(data_dir=data_dir).until_ready()
+    first = start(data_dir=embedded_dir).until_ready()
     async with first.client() as client:
         version = (await client.get("/model")).json()["version"]
 
-    second = start(data_dir=data_dir)
+    second = start(data_dir=embedded_dir)
     assert second.wait() == 1
-    assert_one_clear_sentence(second.errors, str(data_dir), "IRIS_DATA_DIR")
+    assert_one_clear_sentence(second.errors, str(embedded_dir), "IRIS_DATA_DIR")
     assert second.output == ""
 
-    migrated = run(folder, "migrate", data_dir=data_dir)
+    migrated = run(folder, "migrate", data_dir=embedded_dir)
     assert migrated.returncode == 0, migrated.stderr
     assert "revision" in migrated.stderr
-    trained = run(folder, "train", "--candidate", "linear-discriminant", data_dir=data_dir)
+    trained = run(folder, "train", "--candidate", "linear-discriminant", data_dir=embedded_dir)
     assert trained.returncode == 0, trained.stderr
     assert "A service that runs already takes it when it is restarted" in trained.stderr
 
     async with first.client() as client:
         assert (await client.post("/predict", json=SETOSA)).json()["model_version"] == version
         refuse = "ALTER TABLE iris_predictions ADD CHECK (sepal_width < 1) NOT VALID"
-        server = EmbeddedPostgres(data_dir / "postgres")
+        server = EmbeddedPostgres(embedded_dir / "postgres")
         await asyncio.to_thread(execute, server.url, refuse)
         refused = await client.post("/predict", json={**SETOSA, "sepal_width": 3.0625})
         assert refused.status_code == 500
     assert "check constraint" in server.log.read_text()
     assert "3.0625" not in server.log.read_text()
-    postmaster = postmaster_of(data_dir)
+    postmaster = postmaster_of(embedded_dir)
     assert first.stop(signal.SIGINT) == 0
     assert not is_alive(postmaster)
     first.leaves_nothing()
-    assert not (data_dir / "postgres" / "postmaster.pid").exists()
+    assert not (embedded_dir / "postgres" / "postmaster.pid").exists()
 
 
 def test_serve_at_sigterm_during_its_start_leaves_no_process(start: Start, data_dir: Path) -> None:

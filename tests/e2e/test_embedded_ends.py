@@ -20,6 +20,7 @@ from tests.support.service import Service, is_alive, poll_until, postmaster_of
 from tests.support.service_processes import workers_of
 from tests.support.workers import until_heard
 
+from iris_api.embedded import leftovers, postmaster
 from iris_api.embedded.postgres import EmbeddedPostgres, provide_database
 from iris_api.embedded.postmaster import MOST_ENDS
 from iris_api.errors import ConfigurationError
@@ -34,6 +35,12 @@ BUSY = """
 """
 """Keeps a backend at work for longer than its postmaster lives, and the shared memory with it."""
 AT_WORK = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND query LIKE '%WHILE%'"
+
+
+@pytest.fixture
+def data_dir(embedded_dir: Path) -> Path:
+    """No test here is about the first start, which runs initdb."""
+    return embedded_dir
 
 
 def predicts(service: Service) -> bool:
@@ -152,6 +159,38 @@ def test_serve_exits_with_the_reason_when_the_embedded_postgresql_cannot_restart
     assert service.wait() == 1
     assert "could not find the database system" in service.errors
     assert "Traceback" not in service.errors
+
+
+def test_provide_database_that_fails_quotes_this_start_alone_and_its_reason_first(
+    data_dir: Path,
+) -> None:
+    server = EmbeddedPostgres(data_dir / "postgres")
+    earlier = server.log.read_text().splitlines()
+    with (server.folder / "postgresql.auto.conf").open("a") as configuration:
+        configuration.write("nonsense = 1\n")
+    with (
+        pytest.raises(ConfigurationError, match="set IRIS_DATABASE_URL") as raised,
+        provide_database(Settings(data_dir=data_dir)),
+    ):
+        pass
+    _, reason, other = str(raised.value).splitlines()
+    assert "FATAL:  configuration file" in reason
+    assert 'unrecognized configuration parameter "nonsense"' in other
+    assert {reason, other}.isdisjoint(earlier)
+
+
+def test_provide_database_that_takes_too_long_quotes_nothing_of_an_earlier_start(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = EmbeddedPostgres(data_dir / "postgres").log.read_text().splitlines()
+    monkeypatch.setattr(postmaster, "_START_SECONDS", 0)
+    monkeypatch.setattr(leftovers, "is_ready", lambda *_: False)
+    with (
+        pytest.raises(ConfigurationError, match="not ready after 0 s") as raised,
+        provide_database(Settings(data_dir=data_dir)),
+    ):
+        pass
+    assert set(earlier).isdisjoint(str(raised.value).splitlines())
 
 
 def kill_too_often(data_dir: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.e2e.conftest import Start
+from tests.e2e.conftest import Start, copy_data_dir
 from tests.e2e.stopping import WORKERS, ask
 from tests.support.service import Service, environment, run
 
@@ -80,11 +80,9 @@ def test_provide_database_with_a_misleading_libpq_variable_starts_and_connects(
 
 
 @pytest.fixture(scope="module")
-def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data directory whose database is there; not to be changed."""
-    data_dir = tmp_path_factory.mktemp("used")
-    with provide_database(Settings(data_dir=data_dir)):
-        return data_dir
+def used(embedded_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory whose database is there, for all tests of this module."""
+    return copy_data_dir(embedded_template, tmp_path_factory.mktemp("used") / "data")
 
 
 @WORKERS
@@ -102,12 +100,12 @@ def test_serve_with_libpq_variables_works_and_keys_works_with_and_without_them(
 
 
 def test_keys_with_pgport_works_beside_serve_without_it(
-    start: Start, folder: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start, folder: Path, used: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service = start(data_dir=data_dir).until_ready()
+    service = start(data_dir=used).until_ready()
     for value in ("6543", "5432,5433", "abc"):
         monkeypatch.setenv("PGPORT", value)
-        assert_keys_go_along(service, folder, data_dir)
+        assert_keys_go_along(service, folder, used)
     assert service.stop() == 0
 
 
@@ -139,12 +137,10 @@ def test_alembic_with_libpq_variables_upgrades_the_embedded_postgresql(
 
 
 def test_embedded_postgresql_with_another_port_in_its_configuration_keeps_its_socket(
-    data_dir: Path,
+    embedded_dir: Path,
 ) -> None:
-    with provide_database(Settings(data_dir=data_dir)):
-        pass
-    configuration = data_dir / "postgres" / "postgresql.auto.conf"
+    configuration = embedded_dir / "postgres" / "postgresql.auto.conf"
     configuration.write_text(f"{configuration.read_text()}\nport = '6543'\n")
-    with provide_database(Settings(data_dir=data_dir)) as settings:
+    with provide_database(Settings(data_dir=embedded_dir)) as settings:
         assert asyncio.run(answers(settings))
-        assert (EmbeddedPostgres(data_dir / "postgres").socket_dir / ".s.PGSQL.5432").exists()
+        assert (EmbeddedPostgres(embedded_dir / "postgres").socket_dir / ".s.PGSQL.5432").exists()

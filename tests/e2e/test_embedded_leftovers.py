@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from tests.e2e.conftest import Start
+from tests.e2e.conftest import Start, copy_data_dir
 from tests.e2e.stopping import WORKERS
 from tests.support.processes import command_of, exists, send
 from tests.support.service import is_alive, poll_until, postmaster_of
@@ -25,11 +25,9 @@ Spawn = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
-def used(data_dir: Path) -> Path:
+def used(embedded_dir: Path) -> Path:
     """A data directory whose server has run, and has ended as it should."""
-    with provide_database(Settings(data_dir=data_dir)):
-        pass
-    return data_dir
+    return embedded_dir
 
 
 @pytest.fixture
@@ -88,17 +86,17 @@ def _orphans_stay_zombies() -> Iterator[None]:
 @pytest.mark.usefixtures("_orphans_stay_zombies")
 @WORKERS
 def test_serve_right_after_a_sigkill_of_service_and_embedded_postgresql_is_ready(
-    data_dir: Path, start: Start, workers: int
+    used: Path, start: Start, workers: int
 ) -> None:
-    service = start(data_dir=data_dir, workers=workers).until_ready()
+    service = start(data_dir=used, workers=workers).until_ready()
     for _ in range(2):
-        postmaster = postmaster_of(data_dir)
+        postmaster = postmaster_of(used)
         os.kill(postmaster, signal.SIGSTOP)  # else it would end by itself before it is killed
         os.killpg(service.process.pid, signal.SIGKILL)
         service.wait()  # which would have reaped the other
         os.kill(postmaster, signal.SIGKILL)
         until_zombie(postmaster)
-        service = start(data_dir=data_dir, workers=workers).until_ready()
+        service = start(data_dir=used, workers=workers).until_ready()
     assert service.stop() == 0
 
 
@@ -148,18 +146,19 @@ def test_embedded_postgresql_starts_with_a_corrupt_lock_file(
 
 
 def test_embedded_postgresql_starts_with_a_stale_socket_in_a_separate_folder(
-    data_dir: Path, spawn: Spawn
+    embedded_template: Path, tmp_path: Path, spawn: Spawn
 ) -> None:
     """Where the data directory's path is too long for a socket, it is in a short one."""
-    deep = data_dir / ("x" * 100)
+    deep = copy_data_dir(embedded_template, tmp_path / ("x" * 100))
     assert starts(deep)
     socket_dir = EmbeddedPostgres(deep / "postgres").socket_dir
     assert socket_dir != deep / "postgres"
+    socket_dir.mkdir(mode=0o700)
     other = spawn("sleep", "60")
     (socket_dir / LOCK_FILES[1]).write_text(lock_file_content(other.pid, deep))
     (socket_dir / ".s.PGSQL.5432").touch()
     assert starts(deep)
-    socket_dir.rmdir()
+    assert not socket_dir.exists()
 
 
 def test_embedded_postgresql_start_ends_an_orphaned_postmaster(used: Path) -> None:

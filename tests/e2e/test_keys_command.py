@@ -14,6 +14,12 @@ from tests.support.raw import BODY
 from tests.support.service import Service, assert_one_clear_sentence, environment, poll_until, run
 
 
+@pytest.fixture
+def data_dir(embedded_dir: Path) -> Path:
+    """No test here is about the first start, which runs initdb."""
+    return embedded_dir
+
+
 def keys(folder: Path, data_dir: Path, *arguments: str, **settings: object) -> str:
     """Run ``iris-api keys``; return what it says on standard output."""
     result = run(folder, "keys", *arguments, data_dir=data_dir, **settings)
@@ -96,8 +102,7 @@ def test_serve_with_auth_keys_prints_working_commands_to_create_and_send_an_api_
         )
 
 
-def test_keys_create_works_before_the_first_serve(folder: Path, tmp_path: Path) -> None:
-    data_dir = tmp_path / "new"
+def test_keys_create_works_before_the_first_serve(folder: Path, data_dir: Path) -> None:
     assert run(folder, "migrate", data_dir=data_dir).returncode == 0
     token = keys(folder, data_dir, "create", "--client", "one", "--days", "30").strip()
     assert token.startswith("iris_")
@@ -106,9 +111,9 @@ def test_keys_create_works_before_the_first_serve(folder: Path, tmp_path: Path) 
 
 
 def test_keys_create_with_a_json_log_writes_only_the_token_to_standard_output(
-    folder: Path, tmp_path: Path
+    folder: Path, data_dir: Path
 ) -> None:
-    settings = {"data_dir": tmp_path / "new", "log_format": "json"}
+    settings = {"data_dir": data_dir, "log_format": "json"}
     for arguments in (["migrate"], ["keys", "create", "--client", "one"]):
         result = run(folder, *arguments, **settings)
         assert result.returncode == 0, result.stderr
@@ -124,9 +129,8 @@ def test_keys_create_with_a_json_log_writes_only_the_token_to_standard_output(
     ],
 )
 def test_keys_with_an_unknown_number_or_without_migrate_exits_with_one_sentence(
-    folder: Path, tmp_path: Path, arguments: list[str], words: list[str]
+    folder: Path, data_dir: Path, arguments: list[str], words: list[str]
 ) -> None:
-    data_dir = tmp_path / "new"
     if "revoke" in arguments:
         assert run(folder, "migrate", data_dir=data_dir).returncode == 0
     result = run(folder, "keys", *arguments, data_dir=data_dir)

@@ -37,8 +37,10 @@ async def test_log_has_one_json_line_per_request_with_its_request_id(service: Se
     assert "secret-label" not in service.errors
 
 
-def test_migrate_without_a_terminal_writes_only_the_json_log(folder: Path, tmp_path: Path) -> None:
-    result = run(folder, "migrate", data_dir=tmp_path / "data")
+def test_migrate_without_a_terminal_writes_only_the_json_log(
+    folder: Path, embedded_dir: Path
+) -> None:
+    result = run(folder, "migrate", data_dir=embedded_dir)
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
     *_, last = map(json.loads, result.stderr.splitlines())
@@ -46,12 +48,14 @@ def test_migrate_without_a_terminal_writes_only_the_json_log(folder: Path, tmp_p
     assert last["message"] == f"The schema is at revision {last['revision']}"
 
 
-def test_migrate_at_a_terminal_prints_text_on_standard_output(folder: Path, tmp_path: Path) -> None:
+def test_migrate_at_a_terminal_prints_text_on_standard_output(
+    folder: Path, embedded_dir: Path
+) -> None:
     main, terminal = os.openpty()
     with os.fdopen(main, "rb") as output:
         process = subprocess.run(
             [sys.executable, "-m", "iris_api", "migrate"],
-            env=environment(data_dir=tmp_path / "data"),
+            env=environment(data_dir=embedded_dir),
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=terminal,

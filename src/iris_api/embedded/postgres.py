@@ -5,15 +5,16 @@ unexpectedly, and the server ends with it. The server listens on a Unix socket i
 0700, never on the network, so it asks for no password.
 """
 
+import errno
 import fcntl
 import hashlib
 import importlib.util
 import os
 import shutil
+import stat
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -24,13 +25,14 @@ from iris_api.database import pg_variables
 from iris_api.embedded import leftovers
 from iris_api.embedded.leftovers import PORT
 from iris_api.embedded.postmaster import Postmaster
-from iris_api.embedded.privileges import as_ordinary_user, chown_to_server_user
+from iris_api.embedded.privileges import as_ordinary_user, chown_to_server_user, take_over
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
 from iris_api.signals import defer_signals
 
 _USER = _DATABASE = "iris"
 _MAX_SOCKET_PATH = 103  # bytes: sun_path of the BSDs, less its NUL; Linux has a few more
+_TEMPORARY = Path("/tmp")  # noqa: S108, not TMPDIR: other processes must find the socket there, too
 
 Report = Callable[[str], None]
 
@@ -63,6 +65,7 @@ def provide_database(
             with server.running(report):
                 yield embedded
         elif not exclusive and server.is_ready():
+            server.make_socket_dir()
             yield embedded
         else:
             raise ConfigurationError(
@@ -96,9 +99,7 @@ class EmbeddedPostgres:
 
         Raises `ConfigurationError` if it does not start, or ends too often.
         """
-        if not self.folder.exists():
-            report(f"Creating a PostgreSQL 18 database in {self.folder}")
-            self._initialise()
+        self._prepare_folder(report)
         postmaster = Postmaster(
             self._command(),
             self.log,
@@ -107,9 +108,40 @@ class EmbeddedPostgres:
             ),
             is_ready=lambda pid: leftovers.is_ready(self.folder, pid),
         )
-        with postmaster.running():
-            report(f"PostgreSQL 18 runs on {self.folder}")
-            yield
+        self.make_socket_dir()
+        try:
+            with postmaster.running():
+                report(f"PostgreSQL 18 runs on {self.folder}")
+                yield
+        finally:
+            if self.socket_dir != self.folder:
+                with suppress(OSError):
+                    self.socket_dir.rmdir()
+
+    def make_socket_dir(self) -> None:
+        """Make the socket's folder. Raises `ConfigurationError` if it is not this user's alone."""
+        if self.socket_dir == self.folder:
+            return
+        try:
+            _make_private(self.socket_dir)
+        except OSError as error:
+            raise ConfigurationError(
+                f"PostgreSQL's socket cannot be in {self.socket_dir}: {error.strerror}. Remove "
+                "that, or set IRIS_DATA_DIR to a shorter path without a comma."
+            ) from None
+
+    def _prepare_folder(self, report: Report) -> None:
+        try:
+            if self.folder.exists():
+                take_over(self.folder)
+            else:
+                report(f"Creating a PostgreSQL 18 database in {self.folder}")
+                self._initialise()
+        except OSError as error:
+            raise ConfigurationError(
+                f"PostgreSQL cannot use {self.folder}: {error.strerror}. Set IRIS_DATA_DIR to "
+                "another folder, or IRIS_DATABASE_URL to use another PostgreSQL."
+            ) from None
 
     def _initialise(self) -> None:
         """Build the cluster elsewhere and rename it, so that it exists whole or not at all."""
@@ -167,14 +199,28 @@ def find_binaries() -> Path:
 
 
 def _socket_dir(folder: Path) -> Path:
-    """The data folder, or a short temporary one if the socket's path would be too long."""
-    if len(os.fsencode(folder / leftovers.SOCKET_NAME)) <= _MAX_SOCKET_PATH:
+    """The data folder, or a short one in /tmp if PostgreSQL cannot have a socket there.
+
+    That is if the socket's path would be too long, or has a comma, which separates folders.
+    """
+    path = os.fsencode(folder / leftovers.SOCKET_NAME)
+    if len(path) <= _MAX_SOCKET_PATH and b"," not in path:
         return folder
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
-    short = Path(tempfile.gettempdir()) / f"iris-{os.geteuid()}-{digest}"
-    short.mkdir(mode=0o700, exist_ok=True)
-    chown_to_server_user(short)
-    return short
+    return _TEMPORARY / f"iris-postgres-{os.geteuid()}-{digest}"
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder that only this user can enter. One that is there must be such a folder."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if (
+        not stat.S_ISDIR(found.st_mode)
+        or found.st_uid != os.geteuid()
+        or stat.S_IMODE(found.st_mode) & 0o077
+    ):
+        raise FileExistsError(errno.EEXIST, "it is not a folder of this user alone")
 
 
 def _lock_file(data_dir: Path) -> IO[str]:

@@ -1,5 +1,6 @@
 """Starts, watches, restarts and stops the embedded PostgreSQL's process."""
 
+import os
 import signal
 import subprocess
 import threading
@@ -24,6 +25,9 @@ _RELEASE_SECONDS = 20.0
 _IN_USE = ("pre-existing shared memory block", "lock file")
 """PostgreSQL's words if an earlier server has not released everything yet."""
 _LOG_BYTES, _LOG_LINES = 65_536, 10
+_REASONS = ("FATAL:", "PANIC:")
+_TO_CLIENTS = "the database system is"
+"""PostgreSQL's words for a connection that it refuses as it starts or stops."""
 _MAX_PAUSE_SECONDS = 8.0
 log = structlog.get_logger("iris_api")
 
@@ -37,7 +41,7 @@ class _End:
     """Negative: the signal's number. None: the server was not started."""
     how: str = ""
     said: str = ""
-    """The last lines that it logged."""
+    """The last lines that it logged, its reason first."""
 
 
 class Postmaster:
@@ -62,6 +66,8 @@ class Postmaster:
         """
         self._command = command
         self._log_file = log_file
+        self._log_offset = log_file.stat().st_size if log_file.exists() else 0
+        """Where the lines of the last start begin, in bytes."""
         self._prepare = prepare
         self._is_ready = is_ready
         self._process: subprocess.Popen[bytes] | None = None
@@ -100,7 +106,7 @@ class Postmaster:
                 return
             if self._failure is None and time.monotonic() > deadline:
                 how = f"It was not ready after {_START_SECONDS} s."
-                self._failure = self._failed_start(how, self._last_lines(0))
+                self._failure = self._failed_start(how, self._last_lines())
             if self._failure is not None:
                 raise self._failure
 
@@ -147,7 +153,7 @@ class Postmaster:
             with self._starting, self._log_file.open("ab") as output:
                 if self._is_stopping.is_set():
                     return _End(was_ready=False)
-                offset = output.tell()
+                self._log_offset = output.tell()
                 self._process = process = subprocess.Popen(  # noqa: S603, the wheel's own program
                     self._command,
                     stdin=subprocess.DEVNULL,
@@ -165,7 +171,7 @@ class Postmaster:
                 log.info("embedded_postgresql_ready", pid=process.pid, seconds=seconds)
             self._has_been_ready.set()
         code = process.wait()
-        return _End(was_ready, code, _how_it_ended(code), self._last_lines(offset))
+        return _End(was_ready, code, _how_it_ended(code), self._last_lines())
 
     @staticmethod
     def _is_in_use(end: _End) -> bool:
@@ -173,7 +179,9 @@ class Postmaster:
 
     def _failed_start(self, how: str, said: str) -> ConfigurationError:
         return ConfigurationError(
-            f"The embedded PostgreSQL did not start. {how} {self._log_file} says:\n{said}"
+            f"The embedded PostgreSQL did not start. {how} Mend the reason below, or set "
+            "IRIS_DATABASE_URL to use another PostgreSQL. "
+            f"{self._log_file} says of this start:\n{said}"
         )
 
     def _give_up(self, end: _End) -> None:
@@ -183,16 +191,25 @@ class Postmaster:
         )
         signals.ask_to_end()
 
-    def _last_lines(self, offset: int) -> str:
-        """The last lines of the log behind ``offset``, which is in bytes."""
+    def _last_lines(self) -> str:
+        """The last lines of the last start, but the reason why it failed comes first."""
         try:
             with self._log_file.open("rb") as file:
-                size = file.seek(0, 2)
-                file.seek(max(min(offset, size), size - _LOG_BYTES))
-                text = file.read().decode(errors="replace")
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(min(self._log_offset, size), size - _LOG_BYTES))
+                lines = file.read().decode(errors="replace").splitlines()
         except OSError as error:
             return f"({error.strerror})"
-        return "\n".join(text.splitlines()[-_LOG_LINES:])
+        return "\n".join(_reason_first(lines)) or "(nothing)"
+
+
+def _reason_first(lines: list[str]) -> list[str]:
+    """The last of PostgreSQL's reasons to end, then the last lines before and after it."""
+    reasons = [
+        line for line in lines if any(word in line for word in _REASONS) and _TO_CLIENTS not in line
+    ]
+    first = reasons[-1:]
+    return first + [line for line in lines if line not in first][-_LOG_LINES + len(first) :]
 
 
 def _how_it_ended(code: int) -> str:
