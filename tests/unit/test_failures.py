@@ -9,6 +9,7 @@ from asyncpg.exceptions import (
     AdminShutdownError,
     CannotConnectNowError,
     ConnectionFailureError,
+    DuplicatePreparedStatementError,
     IdleInTransactionSessionTimeoutError,
     IndexCorruptedError,
     InsufficientPrivilegeError,
@@ -16,6 +17,7 @@ from asyncpg.exceptions import (
     InvalidCachedStatementError,
     InvalidCatalogNameError,
     InvalidPasswordError,
+    InvalidSQLStatementNameError,
     LockNotAvailableError,
     NumericValueOutOfRangeError,
     PostgresError,
@@ -113,6 +115,11 @@ REFUSALS = {
     InvalidCatalogNameError("hunter2"): "no such database",
     InsufficientPrivilegeError("for hunter2"): "[Gg]rant",
     ProtocolViolationError("unsupported startup parameter: a"): "IRIS_DATABASE_PGBOUNCER=true",
+    ProtocolViolationError(
+        'bind message supplies 2 parameters, but prepared statement "a" requires 1'
+    ): "IRIS_DATABASE_PGBOUNCER=true",
+    DuplicatePreparedStatementError("of hunter2"): "IRIS_DATABASE_PGBOUNCER=true",
+    InvalidSQLStatementNameError("of hunter2"): "IRIS_DATABASE_PGBOUNCER=true",
     ConnectionError('PostgreSQL server at "hunter2:5432" rejected SSL upgrade'): "takes no TLS",
     ProtocolViolationError('database "hunter2" does not exist'): "no such database",
     ProtocolViolationError("no such database: hunter2"): "no such database",

@@ -10,10 +10,16 @@ from iris_api.errors import Problem
 
 NOTHING_STORED = " Nothing was stored."
 RETRY_HINT = "Nothing was stored. Try again soon."
+_POOLER = (
+    "Prepared statements are missing or taken, so a pooler in transaction mode stands before "
+    "PostgreSQL. Set IRIS_DATABASE_PGBOUNCER=true."
+)
 _OPERATOR_HINTS = {
     "28": "PostgreSQL refuses the user or the password. Check those of IRIS_DATABASE_URL, and "
     "whether pg_hba.conf lets them in.",
     "3D": "PostgreSQL has no such database. Check the one of IRIS_DATABASE_URL, or create it.",
+    "42P05": _POOLER,  # duplicate_prepared_statement
+    "26000": _POOLER,  # invalid_sql_statement_name
     "42501": "PostgreSQL denies a privilege, or a row-level security policy does not let a row "
     "pass; the service's log says on what. Grant the role of IRIS_DATABASE_URL what "
     "docs/postgresql.md lists.",
@@ -23,6 +29,7 @@ _PGBOUNCER_HINTS = {
     "unsupported startup parameter": "This is PgBouncer, which refuses a parameter. Set "
     "IRIS_DATABASE_PGBOUNCER=true. If it is set, take `options` out of IRIS_DATABASE_URL and set "
     "them on the role (docs/pgbouncer.md).",
+    "prepared statement": _POOLER,
     'database ".*" does not exist|no such database': _OPERATOR_HINTS["3D"],
     'role ".*" does not exist|no such user|authentication failed': _OPERATOR_HINTS["28"],
 }
