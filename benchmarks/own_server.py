@@ -2,13 +2,12 @@
 
 import uvicorn
 
-from iris_api.server.listener import bind, listen
+from iris_api.server.listener import listen
 from iris_api.server.run import configure
 from iris_api.settings import load_settings
 
 if __name__ == "__main__":
     settings = load_settings()
-    with bind(settings) as listener:
-        listen(listener, settings)
+    with listen(settings) as listener:
         config = configure(settings, "benchmarks.apps:empty_on_own_server")
         uvicorn.Server(config).run(sockets=[listener])

@@ -9,13 +9,12 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
 from iris_api import signals
 from iris_api.database import Base
-from iris_api.database.failures import operator_message, problem_of
-from iris_api.database.session import ISOLATION_LEVEL, prepared_statement_args
+from iris_api.database.advice import operator_message
+from iris_api.database.failures import problem_of
+from iris_api.database.session import create_migration_engine
 from iris_api.database.url import database_url
 from iris_api.embedded.postgres import provide_database
 from iris_api.errors import ConfigurationError
@@ -28,7 +27,7 @@ _LOCK = 0x1215_0A91
 def run_offline(settings: Settings) -> None:
     """Print the SQL instead of running it, for ``alembic upgrade --sql``."""
     context.configure(
-        url=database_url(settings).render_as_string(hide_password=False),
+        url=database_url(settings).url.render_as_string(hide_password=False),
         target_metadata=Base.metadata,
         literal_binds=True,
     )
@@ -38,15 +37,7 @@ def run_offline(settings: Settings) -> None:
 
 async def run_online(settings: Settings) -> None:
     """Run the revisions, one process at a time."""
-    engine = create_async_engine(
-        database_url(settings),
-        poolclass=NullPool,
-        isolation_level=ISOLATION_LEVEL,  # after the lock, see what others did
-        connect_args={
-            "timeout": settings.database_connect_timeout,
-            **prepared_statement_args(settings),
-        },
-    )
+    engine = create_migration_engine(settings)
     async with engine.connect() as connection:
         await connection.run_sync(_migrate, settings)
     await engine.dispose()

@@ -43,7 +43,7 @@ def test_serve_with_malformed_settings_names_each_and_shows_no_value(folder: Pat
 def test_migrate_with_an_invalid_database_url_names_the_setting_without_the_password(
     folder: Path,
 ) -> None:
-    for end in ("127.0.0.1:port/iris", "127.0.0.1/iris?port=x", "127.0.0.1/iris?host=a&host=b"):
+    for end in ("127.0.0.1:port/iris", "127.0.0.1/iris?port=x", "127.0.0.1/iris?host=a..b"):
         result = run(folder, "migrate", database_url=f"postgresql://iris:secret-word@{end}")
         assert result.returncode == 1
         assert_one_clear_sentence(result.stderr, "IRIS_DATABASE_URL")
@@ -77,8 +77,16 @@ def test_keys_list_without_a_database_says_unreachable_and_nothing_of_storing(
 ) -> None:
     result = run(folder, "keys", "list", database_url=f"postgresql:///iris?host={tmp_path}")
     assert result.returncode == 1
-    assert_one_clear_sentence(result.stderr, "cannot be reached", "IRIS_DATABASE_URL")
+    reason = f"at {tmp_path}/.s.PGSQL.5432 cannot be reached: No such file or directory."
+    assert_one_clear_sentence(result.stderr, reason, "IRIS_DATABASE_URL")
     assert "stored" not in result.stderr
+
+
+def test_keys_list_with_an_unknown_host_names_the_host_and_the_reason(folder: Path) -> None:
+    host = ".".join(["x" * 60] * 5)  # too long to ask anybody for it
+    result = run(folder, "keys", "list", database_url=f"postgresql://{host}:5433/iris")
+    assert result.returncode == 1
+    assert_one_clear_sentence(result.stderr, f"PostgreSQL at {host}:5433 cannot be reached: ")
 
 
 def test_migrate_with_a_misspelt_setting_warns(folder: Path, embedded_dir: Path) -> None:

@@ -1,5 +1,7 @@
+import socket
 from pathlib import Path
 
+import pytest
 from sqlalchemy import URL
 from tests.conftest import way_to
 from tests.e2e.conftest import Start
@@ -26,6 +28,29 @@ async def test_serve_with_a_database_url_is_not_ready_until_migrate_has_run(
     assert not (data_dir / "postgres").exists()
     assert service.stop() == 0
     service.leaves_nothing()
+
+
+def test_serve_prepare_while_postgresql_is_down_refuses_connections_until_sigterm(
+    start: Start, data_dir: Path
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        url = f"postgresql://iris@127.0.0.1:{port}/iris"
+        service = start("--prepare", database_url=url, data_dir=data_dir)
+        poll_until(lambda: "Waiting up to 60 s" in service.errors, "it waits for PostgreSQL")
+        assert f"PostgreSQL at 127.0.0.1:{port} cannot be reached" in service.errors
+        with pytest.raises(ConnectionRefusedError):
+            service.get("/livez")
+        assert service.stop() == 0
+
+
+async def test_serve_with_a_database_url_writes_no_warning(
+    start: Start, data_dir: Path, database: URL
+) -> None:
+    service = start(**way_to(database), data_dir=data_dir).until_ready()
+    assert '"level": "warning"' not in service.errors
+    assert service.stop() == 0
 
 
 async def test_serve_prepare_with_a_database_url_migrates_and_keeps_the_ml_model(

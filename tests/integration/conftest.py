@@ -13,7 +13,6 @@ from sqlalchemy import URL
 from tests.conftest import dsn_of, settings_for
 from tests.support.application import Held, running, started
 
-from iris_api.database.url import database_url
 from iris_api.settings import Settings
 
 
@@ -79,7 +78,7 @@ async def shared_client(shared_settings: Settings) -> AsyncIterator[AsyncClient]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared_connection(shared_settings: Settings) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(dsn_of(database_url(shared_settings)))
+async def shared_connection(service_database: URL) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(dsn_of(service_database))
     yield connection
     await connection.close()

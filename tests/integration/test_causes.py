@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 import structlog
 from httpx2 import AsyncClient
+from pydantic import SecretStr
 from sqlalchemy import URL
 from tests.conftest import execute, settings_for
 from tests.integration.repeats import EITHER, ask
@@ -201,6 +202,17 @@ async def test_predict_without_free_file_descriptors_is_503_and_names_ulimit(
         assert "Nothing was stored." in body["detail"]
         [line] = failures(logged)
         assert line["errno"] == errno.EMFILE
+
+
+async def test_predict_while_nobody_listens_logs_the_address_and_does_not_answer_it(
+    settings: Settings, logged: list[Any], tmp_path: Path
+) -> None:
+    url = Settings(database_url=SecretStr(f"postgresql://iris@/iris?host={tmp_path}")).database_url
+    async with running(settings.model_copy(update={"database_url": url})) as client:
+        for response in (await ask(client, None), await client.get("/readyz")):
+            assert "cannot be reached: No such file or directory" in response.text
+            assert str(tmp_path) not in response.text
+    assert {line["address"] for line in failures(logged)} == {f"{tmp_path}/.s.PGSQL.5432"}
 
 
 @pytest.mark.parametrize("path", ["/predictions", "/predictions/1", "/readyz", "/predict"])

@@ -81,6 +81,8 @@ async def test_routes_while_the_database_is_unreachable_are_503_and_livez_is_200
             assert [word for word in ("Check", "Try again") if word in body["detail"]] == [told]
             assert int(response.headers["Retry-After"]) > 0
             assert "secret-word" not in response.text
+            assert str(unreachable.port) not in response.text
+        assert "stored" not in (await client.get("/readyz")).text
         assert (await client.get("/model")).status_code == 200
         assert (await client.get("/metrics")).status_code == 200
 

@@ -187,7 +187,27 @@ def test_migrate_while_postgresql_is_unreachable_reports_its_wait_once(tmp_path:
     with pytest.raises(ConfigurationError, match=r"Check IRIS_DATABASE_URL.* Waited 0\.5 s"):
         migrate(settings, report=told.append)
     [line] = told
-    assert line.startswith("Waiting up to 0.5 s: PostgreSQL cannot be reached: ")
+    address = f"{tmp_path}/.s.PGSQL.5432"
+    assert line.startswith(f"Waiting up to 0.5 s: PostgreSQL at {address} cannot be reached: ")
+
+
+UNKNOWN_HOST = ".".join(["x" * 60] * 5)
+"""Longer than a name may be, so no server of names is asked."""
+
+
+@pytest.mark.parametrize("host", [UNKNOWN_HOST, "/iris-nowhere"])
+def test_migrate_with_an_unknown_host_or_socket_folder_fails_before_migration_timeout(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setattr(migrations, "_SECONDS_FOR_A_NAME", 0.5)
+    told: list[str] = []
+    settings = Settings.model_validate(
+        {"database_url": f"postgresql:///iris?host={host}", "migration_timeout": 3600}
+    )
+    with pytest.raises(ConfigurationError, match=rf"at {host}.* cannot be reached: .*0\.5 s"):
+        migrate(settings, report=told.append)
+    [line] = told
+    assert line.startswith(f"Waiting up to 0.5 s: PostgreSQL at {host}")
 
 
 async def test_migrate_while_another_process_migrates_fails_after_migration_timeout(

@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from tests.conftest import DATABASE
 
-from iris_api.database.failures import sqlstate_of
+from iris_api.database.driver_errors import sqlstate_of
 from iris_api.settings import Settings
 
 BOUNDS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 from tests.integration.states import checks
-from tests.integration.tls import NEEDS_OPENSSL, TlsProxy, make_certificate
+from tests.integration.tls import NEEDS_OPENSSL, SSL_REQUEST, TlsProxy, make_certificate
 from tests.support.application import assert_problem, running
 from tests.support.flowers import SETOSA
 from tests.support.proxy import Proxy
@@ -83,6 +83,54 @@ async def test_predict_with_sslcert_sends_its_client_certificate(
     async with running(own) as client:
         assert (await client.post("/predict", json=SETOSA)).status_code == 200
     assert set(proxy.clients) == {"client"}
+
+
+HOSTED = {"sslmode": "require", "channel_binding": "require"}
+"""As hosted databases hand it out."""
+
+
+@pytest.mark.parametrize("query", [HOSTED, {"sslrootcert": "system"}])
+async def test_migrate_and_predict_with_an_authority_of_the_system_succeed(
+    proxy: TlsProxy,
+    certificates: Path,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    query: dict[str, str],
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "authority.crt"))  # OpenSSL's variable
+    own = settings_with(proxy, data_dir, "localhost", **query)
+    assert await asyncio.to_thread(migrate, own) == head_revision()
+    async with running(own) as client:
+        assert (await client.post("/predict", json=SETOSA)).status_code == 200
+    elsewhere = settings_with(proxy, data_dir, "127.0.0.1", **query)  # not the certificate's name
+    with pytest.raises(ConfigurationError, match="certificate is not one to trust"):
+        await asyncio.to_thread(migrate, elsewhere)
+
+
+async def test_migrate_with_channel_binding_and_an_unknown_authority_names_both_ways_out(
+    proxy: TlsProxy, data_dir: Path
+) -> None:
+    """A server between could relay the password's proof: only the certificate tells them apart."""
+    own = settings_with(proxy, data_dir, "localhost", **HOSTED)
+    with pytest.raises(ConfigurationError, match=r"certificate .*sslrootcert.*channel_binding"):
+        await asyncio.to_thread(migrate, own)
+
+
+async def test_migrate_with_sslmode_require_and_a_server_without_tls_fails_without_waiting(
+    data_dir: Path,
+) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(len(SSL_REQUEST))
+        writer.write(b"N")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        text = f"postgresql://iris@127.0.0.1:{port}/iris?sslmode=require"
+        values = {"database_url": text, "data_dir": data_dir, "migration_timeout": 3600}
+        own = Settings.model_validate(values)
+        with pytest.raises(ConfigurationError, match="takes no TLS, which sslmode asks for"):
+            await asyncio.to_thread(migrate, own)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ from packaging.utils import canonicalize_name
 from prometheus_client import values
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
-from sqlalchemy import make_url
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
 from sqlalchemy.engine.base import ExceptionContextImpl
 from sqlalchemy.exc import EmulatedDBAPIException
@@ -75,7 +74,7 @@ ATTRIBUTES: list[tuple[Any, str, str]] = [
     (CORSMiddleware, "preflight_response", "web/cors.py"),
     (StaticFiles, "get_path get_response", "web/openapi.py"),
     (AsyncAdapt_asyncpg_connection, "run_async driver_connection", "database/pool.py"),
-    (EmulatedDBAPIException, "orig", "database/failures.py"),
+    (EmulatedDBAPIException, "orig", "database/driver_errors.py"),
     (
         ExceptionContextImpl,
         "is_disconnect invalidate_pool_on_disconnect statement connection original_exception",
@@ -116,13 +115,6 @@ def test_dependency_takes_the_used_arguments(
 def test_starlette_response_has_content_length_as_its_first_header() -> None:
     """`api/direct.py` replaces the first header when it has the body."""
     assert Response(media_type="application/json").raw_headers[0][0] == b"content-length"
-
-
-def test_sqlalchemy_url_gives_the_arguments_of_asyncpg() -> None:
-    """`database/url.py` asks the dialect what asyncpg would get."""
-    url = make_url("postgresql+asyncpg://a:b@c:1/d")
-    _, arguments = url.get_dialect()().create_connect_args(url)
-    assert arguments["port"] == 1
 
 
 def requirements() -> dict[str, Requirement]:

@@ -1,5 +1,6 @@
 import re
-from ssl import SSLCertVerificationError
+from socket import EAI_NONAME, gaierror
+from ssl import SSLCertVerificationError, SSLError
 
 import asyncpg
 import pytest
@@ -8,6 +9,7 @@ from asyncpg.exceptions import (
     AdminShutdownError,
     CannotConnectNowError,
     ConnectionFailureError,
+    DuplicatePreparedStatementError,
     IdleInTransactionSessionTimeoutError,
     IndexCorruptedError,
     InsufficientPrivilegeError,
@@ -15,6 +17,7 @@ from asyncpg.exceptions import (
     InvalidCachedStatementError,
     InvalidCatalogNameError,
     InvalidPasswordError,
+    InvalidSQLStatementNameError,
     LockNotAvailableError,
     NumericValueOutOfRangeError,
     PostgresError,
@@ -32,21 +35,24 @@ from sqlalchemy.exc import DBAPIError, EmulatedDBAPIException, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from iris_api.database.causes import describe_cause, log_cause
+from iris_api.database.driver_errors import driver_error_of, sqlstate_of
 from iris_api.database.failures import (
-    driver_error_of,
     is_outcome_unknown,
-    operator_message,
     problem_of,
     problem_of_write,
     should_discard,
-    sqlstate_of,
     translates_failures,
 )
 from iris_api.errors import DatabaseUnavailable, Problem, SchemaOutdated
 from iris_api.recording.idempotent import find_key_failure
 
+wrong_version = SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number")
+wrong_version.reason = "WRONG_VERSION_NUMBER"
 UNREACHABLE: list[Exception] = [
-    OSError("Name or service not known"),
+    OSError("db.internal"),
+    OSError("Multiple exceptions: [Errno 111] Connect call failed ('10.0.0.1', 5432), [Errno 111]"),
+    gaierror(EAI_NONAME, "Name or service not known"),
+    wrong_version,
     ConnectionRefusedError(),
     ConnectionResetError(),
     TimeoutError(),
@@ -82,9 +88,15 @@ def test_problem_of_an_unreachable_database_is_database_unavailable(error: Excep
 def test_problem_of_an_unreachable_database_has_a_detail_for_each_cause() -> None:
     details = {problem.detail for problem in map(problem_of, UNREACHABLE) if problem}
     assert details == {
-        "PostgreSQL cannot be reached. Nothing was stored. Try again soon.",
-        "PostgreSQL did not answer in time. Nothing was stored. Try again soon.",
-        "All connections to PostgreSQL are in use. Nothing was stored. Try again soon.",
+        f"{reason}. Nothing was stored. Try again soon."
+        for reason in (
+            "PostgreSQL cannot be reached",
+            "PostgreSQL cannot be reached: Connection refused",
+            "PostgreSQL cannot be reached: Name or service not known",
+            "PostgreSQL cannot be reached: TLS failed (WRONG_VERSION_NUMBER)",
+            "PostgreSQL did not answer in time",
+            "All connections to PostgreSQL are in use",
+        )
     }
 
 
@@ -103,6 +115,12 @@ REFUSALS = {
     InvalidCatalogNameError("hunter2"): "no such database",
     InsufficientPrivilegeError("for hunter2"): "[Gg]rant",
     ProtocolViolationError("unsupported startup parameter: a"): "IRIS_DATABASE_PGBOUNCER=true",
+    ProtocolViolationError(
+        'bind message supplies 2 parameters, but prepared statement "a" requires 1'
+    ): "IRIS_DATABASE_PGBOUNCER=true",
+    DuplicatePreparedStatementError("of hunter2"): "IRIS_DATABASE_PGBOUNCER=true",
+    InvalidSQLStatementNameError("of hunter2"): "IRIS_DATABASE_PGBOUNCER=true",
+    ConnectionError('PostgreSQL server at "hunter2:5432" rejected SSL upgrade'): "takes no TLS",
     ProtocolViolationError('database "hunter2" does not exist'): "no such database",
     ProtocolViolationError("no such database: hunter2"): "no such database",
     ProtocolViolationError('role "hunter2" does not exist'): "user or the password",
@@ -130,24 +148,6 @@ def test_problem_of_a_failed_pooler_login_to_its_server_says_try_again_soon() ->
     assert problem is not None
     assert "08P01" in problem.detail
     assert "Try again soon." in problem.detail
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (OSError(), "PostgreSQL cannot be reached. Check IRIS_DATABASE_URL, or try again soon."),
-        (
-            InvalidCatalogNameError(),
-            "PostgreSQL has no such database. Check the one of IRIS_DATABASE_URL, or create it.",
-        ),
-    ],
-)
-def test_operator_message_leaves_out_that_nothing_was_stored(
-    error: Exception, expected: str
-) -> None:
-    problem = problem_of(error)
-    assert problem is not None
-    assert operator_message(problem) == expected
 
 
 @pytest.mark.parametrize("orig", [Exception("connection is closed"), AdminShutdownError("a")])

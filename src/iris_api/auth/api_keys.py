@@ -15,7 +15,8 @@ from sqlalchemy import func, schema, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from iris_api.callers import SCOPES, Caller
-from iris_api.database.failures import message_of, translates_failures
+from iris_api.database.driver_errors import message_of
+from iris_api.database.failures import translates_failures
 from iris_api.database.models import ApiKey
 
 _PREFIX = "iris_"

@@ -11,7 +11,7 @@ from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.table import Table
 
-from iris_api.database.failures import operator_message
+from iris_api.database.advice import operator_message
 from iris_api.errors import IrisApiError, Problem
 from iris_api.iris import EXAMPLE
 from iris_api.observability.logging import configure_logging, wants_console

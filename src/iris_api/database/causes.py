@@ -6,7 +6,12 @@ from typing import Any
 import asyncpg
 import structlog
 
-from iris_api.database.failures import driver_error_of, message_of, sqlstate_of
+from iris_api.database.driver_errors import (
+    address_of,
+    driver_error_of,
+    message_of,
+    sqlstate_of,
+)
 from iris_api.errors import Problem
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -37,13 +42,14 @@ def log_cause(problem: Problem) -> None:
 
 
 def describe_cause(error: Exception) -> dict[str, Any]:
-    """Return the error's class and message, and its SQLSTATE, constraint, errno and file if any."""
+    """Return the error's class and message, and its SQLSTATE, constraint, errno... if any."""
     beneath = driver_error_of(error)
     message = message_of(error)
     cause: dict[str, Any] = {"error": type(beneath).__name__}
     if isinstance(beneath, OSError):
         message = beneath.strerror or str(beneath)
-        cause |= {"errno": beneath.errno, "file": beneath.filename}
+        file, address = beneath.filename, address_of(beneath)
+        cause |= {"errno": beneath.errno, "file": file, "address": address}
     elif isinstance(beneath, asyncpg.PostgresError):
         cause |= {"constraint": getattr(beneath, "constraint_name", None)}
     cause |= {"message": message, "sqlstate": sqlstate_of(error)}

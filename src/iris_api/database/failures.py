@@ -3,16 +3,23 @@
 import errno
 import functools
 import os
-import re
-import ssl
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError, EmulatedDBAPIException
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from iris_api.database.advice import NOTHING_STORED, RETRY_HINT, advice_on
+from iris_api.database.driver_errors import (
+    WRAPPERS,
+    driver_error_of,
+    message_of,
+    severity_of,
+    sqlstate_of,
+    system_reason_of,
+)
 from iris_api.database.pool import READ_ONLY
 from iris_api.errors import DatabaseUnavailable, NotStored, Problem, SchemaOutdated
 
@@ -20,15 +27,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MIGRATE_HINT = "Run `iris-api migrate`."
-_NOTHING_STORED = " Nothing was stored."
-_RETRY_HINT = "Nothing was stored. Try again soon."
 _ASYNCPG_ERRORS = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
-_WRAPPERS = (DBAPIError, EmulatedDBAPIException)
-"""SQLAlchemy's wrappers of an asyncpg error: both, or only the latter in its pool."""
 # Classes and codes of https://www.postgresql.org/docs/18/errcodes-appendix.html
 _UNAVAILABLE_CLASSES = ("08", "40", "53", "57", "58", "XX")
 _UNAVAILABLE_CODES = (
@@ -36,22 +39,6 @@ _UNAVAILABLE_CODES = (
     "55000",  # object_not_in_prerequisite_state: a database that takes no connections
     "55P03",  # lock_not_available
 )
-_OPERATOR_HINTS = {
-    "28": "PostgreSQL refuses the user or the password. Check those of IRIS_DATABASE_URL, and "
-    "whether pg_hba.conf lets them in.",
-    "3D": "PostgreSQL has no such database. Check the one of IRIS_DATABASE_URL, or create it.",
-    "42501": "PostgreSQL denies a privilege, or a row-level security policy does not let a row "
-    "pass; the service's log says on what. Grant the role of IRIS_DATABASE_URL what "
-    "docs/postgresql.md lists.",
-}
-"""Advice on failures that only operators can fix, by the beginning of the SQLSTATE."""
-_PGBOUNCER_HINTS = {
-    "unsupported startup parameter": "This is PgBouncer, which refuses a parameter. Set "
-    "IRIS_DATABASE_PGBOUNCER=true.",
-    'database ".*" does not exist|no such database': _OPERATOR_HINTS["3D"],
-    'role ".*" does not exist|no such user|authentication failed': _OPERATOR_HINTS["28"],
-}
-"""The same by the message: PgBouncer uses one SQLSTATE, 08P01, for all its errors."""
 _OUTDATED_CODES = ("42P01", "42703")  # undefined_table, undefined_column
 # The backend is gone (admin_shutdown, crash_shutdown, lost connection), perhaps after its commit;
 # or it says that it does not know (statement_completion_unknown).
@@ -91,7 +78,7 @@ def _translated(
     async def run(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await function(*args, **kwargs)
-        except (*_WRAPPERS, *_STALE) as error:
+        except (*WRAPPERS, *_STALE) as error:
             session = args[0] if args else None
             if not (isinstance(session, AsyncSession) and _is_stale(error)):
                 raise
@@ -102,7 +89,7 @@ def _translated(
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await run(*args, **kwargs)
-        except (OSError, PoolTimeout, *_WRAPPERS, *_ASYNCPG_ERRORS) as error:
+        except (OSError, PoolTimeout, *WRAPPERS, *_ASYNCPG_ERRORS) as error:
             problem = problem_of(error)
             if problem is None:
                 raise
@@ -137,22 +124,22 @@ def problem_of_write(error: Exception) -> Problem | None:
 def _problem_of(error: Exception) -> Problem | None:
     advice = advice_on(error)
     if advice is not None:
-        return DatabaseUnavailable(advice + _NOTHING_STORED)
+        return DatabaseUnavailable(advice + NOTHING_STORED)
     if isinstance(error, PoolTimeout):
-        return DatabaseUnavailable(f"All connections to PostgreSQL are in use. {_RETRY_HINT}")
+        return DatabaseUnavailable(f"All connections to PostgreSQL are in use. {RETRY_HINT}")
     if isinstance(error, TimeoutError):
-        return DatabaseUnavailable(f"PostgreSQL did not answer in time. {_RETRY_HINT}")
+        return DatabaseUnavailable(f"PostgreSQL did not answer in time. {RETRY_HINT}")
     if isinstance(error, OSError):
-        return DatabaseUnavailable(f"{_reason_of(error)} {_RETRY_HINT}")
+        return DatabaseUnavailable(f"{_reason_of(error)} {RETRY_HINT}")
     code = sqlstate_of(error)
     if code in _OUTDATED_CODES:
         return SchemaOutdated(f"The database lacks what this release needs. {MIGRATE_HINT}")
     if _is_disconnect(error):
-        return DatabaseUnavailable(f"PostgreSQL broke off. {_RETRY_HINT}")
+        return DatabaseUnavailable(f"PostgreSQL broke off. {RETRY_HINT}")
     if code.startswith((*_UNAVAILABLE_CLASSES, *_UNAVAILABLE_CODES)):
-        return DatabaseUnavailable(f"PostgreSQL refused (SQLSTATE {code}). {_RETRY_HINT}")
-    if _severity_of(error) in _FATAL:
-        return DatabaseUnavailable(f"PostgreSQL broke off (SQLSTATE {code}). {_RETRY_HINT}")
+        return DatabaseUnavailable(f"PostgreSQL refused (SQLSTATE {code}). {RETRY_HINT}")
+    if severity_of(error) in _FATAL:
+        return DatabaseUnavailable(f"PostgreSQL broke off (SQLSTATE {code}). {RETRY_HINT}")
     return None
 
 
@@ -168,9 +155,8 @@ def _reason_of(error: OSError) -> str:
             f"PostgreSQL cannot be reached, for {error.filename} cannot be read: "
             f"{os.strerror(error.errno)}. Let the service's user read it, or set its HOME."
         )
-    if error.errno is not None and error.errno > 0:
-        return f"PostgreSQL cannot be reached: {os.strerror(error.errno)}."
-    return "PostgreSQL cannot be reached."
+    reason = system_reason_of(error)
+    return f"PostgreSQL cannot be reached: {reason}." if reason else "PostgreSQL cannot be reached."
 
 
 def _reason_of_refusal(error: asyncpg.PostgresError) -> str:
@@ -179,36 +165,6 @@ def _reason_of_refusal(error: asyncpg.PostgresError) -> str:
     constraint = getattr(error, "constraint_name", None)
     of_it = f", constraint {constraint}" if constraint else ""
     return f"PostgreSQL refused the row (SQLSTATE {error.sqlstate}{of_it})."
-
-
-def advice_on(error: BaseException | None) -> str | None:
-    """Return what operators must change, where retries cannot help; None for other failures."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return (
-            "PostgreSQL's certificate is not one to trust. Check sslmode, sslrootcert and the "
-            "host's name in IRIS_DATABASE_URL."
-        )
-    if not isinstance(error, Exception):
-        return None
-    if isinstance(driver_error_of(error), asyncpg.exceptions.ClientConfigurationError):
-        return (
-            "The parameters of the connection to PostgreSQL do not fit. Check IRIS_DATABASE_URL, "
-            "and the PG* variables of the environment, which count where the URL says nothing."
-        )
-    code = sqlstate_of(error)
-    if code == "08P01":
-        message = message_of(error)
-        found = (advice for words, advice in _PGBOUNCER_HINTS.items() if re.search(words, message))
-    else:
-        found = (advice for begin, advice in _OPERATOR_HINTS.items() if code.startswith(begin))
-    return next(found, None)
-
-
-def operator_message(problem: Problem) -> str:
-    """Return the detail reworded for a command, which sends nothing to be stored."""
-    return problem.detail.replace(
-        _RETRY_HINT, "Check IRIS_DATABASE_URL, or try again soon."
-    ).removesuffix(_NOTHING_STORED)
 
 
 def is_refusal_of_a_row(error: asyncpg.PostgresError) -> bool:
@@ -227,7 +183,7 @@ def is_outcome_unknown(error: Exception) -> bool:
         return False
     code = sqlstate_of(error)
     if code:
-        return code.startswith(_BROKEN_OFF) or _severity_of(error) in _FATAL
+        return code.startswith(_BROKEN_OFF) or severity_of(error) in _FATAL
     return isinstance(error, (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)) or (
         isinstance(error, DBAPIError) and error.connection_invalidated
     )
@@ -238,35 +194,8 @@ def should_discard(error: Exception) -> bool:
     return is_outcome_unknown(error) or sqlstate_of(error) == READ_ONLY
 
 
-def sqlstate_of(error: Exception) -> str:
-    """Return the SQLSTATE of an asyncpg error or of its SQLAlchemy wrapper; empty if none."""
-    return getattr(driver_error_of(error), "sqlstate", None) or ""
-
-
-def message_of(error: Exception) -> str:
-    """Return only the primary message: PostgreSQL's DETAIL may quote a row's values."""
-    beneath = driver_error_of(error)
-    return str(beneath.args[0]) if beneath.args else ""
-
-
-def driver_error_of(error: BaseException) -> BaseException:
-    """Return the error of asyncpg or the operating system, without SQLAlchemy's wrappers."""
-    while isinstance(error, _WRAPPERS):
-        # SQLAlchemy's error for a stale statement has no ``orig``, only a ``__cause__``.
-        beneath = error.orig or error.__cause__
-        if beneath is None:
-            break
-        error = beneath
-    return error
-
-
 def _is_stale(error: Exception) -> bool:
     return isinstance(driver_error_of(error), _STALE)
-
-
-def _severity_of(error: Exception) -> str | None:
-    severity: str | None = getattr(driver_error_of(error), "severity_en", None)
-    return severity
 
 
 def _is_disconnect(error: Exception) -> bool:

@@ -15,22 +15,25 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from iris_api import signals
+from iris_api.database.advice import advice_on, operator_message
 from iris_api.database.causes import describe_cause
-from iris_api.database.failures import (
-    MIGRATE_HINT,
-    advice_on,
-    operator_message,
-    problem_of,
-    translates_failures,
-)
+from iris_api.database.failures import MIGRATE_HINT, problem_of, translates_failures
 from iris_api.database.health import ping
 from iris_api.database.models import IrisPrediction
 from iris_api.database.session import create_engine, create_session_factory
+from iris_api.database.url import database_url
 from iris_api.errors import ConfigurationError, DatabaseUnavailable, SchemaOutdated
 from iris_api.settings import Settings
 
 _PACKAGED = Path(__file__).parents[1] / "migrations"
 _IN_CHECKOUT = Path(__file__).parents[3] / "migrations"
+_SECONDS_FOR_A_NAME = 5.0
+"""How long `migrate` waits for a host's name, or a socket's folder, to come into being.
+
+Mostly the name is misspelt, and no wait would help. But Docker does not know the name of a
+container that compose is just starting, nor Kubernetes that of a pod that is not ready; what these
+start again after an error waits for longer by that.
+"""
 
 
 def alembic_config(settings: Settings | None = None) -> Config:
@@ -107,7 +110,8 @@ def migrate(settings: Settings, *, report: Callable[[str], None] = lambda _messa
 
     Waits for PostgreSQL, and for another process that migrates, at most
     ``settings.migration_timeout`` seconds each. Reports the wait for PostgreSQL. Does not wait if
-    an operator has to change something first. Raises `ConfigurationError`.
+    an operator has to change something first, and only `_SECONDS_FOR_A_NAME` if the host's name is
+    unknown. Raises `ConfigurationError`.
     """
     current = signals.run(_wait_for_revision(settings, report))
     if current is not None and current not in known_revisions():
@@ -144,8 +148,7 @@ def _reason_of(error: OSError | DBAPIError) -> str:
 
 
 async def _wait_for_revision(settings: Settings, report: Callable[[str], None]) -> str | None:
-    has_reported = False
-    deadline = time.monotonic() + settings.migration_timeout
+    patience = _Patience(settings, report)
     engine = create_engine(settings)
     try:
         while True:
@@ -156,16 +159,36 @@ async def _wait_for_revision(settings: Settings, report: Callable[[str], None]) 
             except SchemaOutdated as problem:
                 raise ConfigurationError(problem.detail) from problem
             except DatabaseUnavailable as problem:
-                reason = operator_message(problem)
-                if advice_on(problem.__cause__) is not None:
-                    raise ConfigurationError(reason) from problem
-                if not has_reported:
-                    report(f"Waiting up to {settings.migration_timeout:g} s: {reason}")
-                    has_reported = True
-                if time.monotonic() > deadline:
-                    raise ConfigurationError(
-                        f"{reason} Waited {settings.migration_timeout:g} s."
-                    ) from problem
+                patience.spend_on(problem)
             await asyncio.sleep(0.2)
     finally:
         await engine.dispose()
+
+
+class _Patience:
+    """How long `migrate` still waits for PostgreSQL."""
+
+    def __init__(self, settings: Settings, report: Callable[[str], None]) -> None:
+        self._to = database_url(settings)
+        self._timeout = settings.migration_timeout
+        self._began_at = time.monotonic()
+        self._nowhere_since: float | None = None
+        self._report: Callable[[str], None] | None = report
+
+    def spend_on(self, problem: DatabaseUnavailable) -> None:
+        """Return if it is worth trying again; else raise `ConfigurationError`."""
+        reason = operator_message(problem)
+        if advice_on(problem.__cause__) is not None:
+            raise ConfigurationError(reason) from problem
+        now = time.monotonic()
+        began_at, timeout = self._began_at, self._timeout
+        if self._to.leads_nowhere(problem.__cause__):
+            began_at = self._nowhere_since = self._nowhere_since or now
+            timeout = min(timeout, _SECONDS_FOR_A_NAME)
+        else:
+            self._nowhere_since = None
+        if self._report is not None:
+            self._report(f"Waiting up to {timeout:g} s: {reason}")
+            self._report = None
+        if now > began_at + timeout:
+            raise ConfigurationError(f"{reason} Waited {timeout:g} s.") from problem

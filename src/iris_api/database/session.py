@@ -6,7 +6,8 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
-from sqlalchemy import MetaData
+from sqlalchemy import Dialect, MetaData, NullPool, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import DeclarativeBase
 
+from iris_api.database.driver_errors import note_address
 from iris_api.database.pool import NETWORK_SECONDS, ConnectionGuard
 from iris_api.database.url import database_url
 from iris_api.errors import DatabaseUnavailable
@@ -43,37 +45,68 @@ class Base(DeclarativeBase):
 
 
 def create_engine(settings: Settings) -> AsyncEngine:
-    """Return an engine whose every wait has a timeout. It connects at first use; dispose of it."""
-    engine = create_async_engine(
-        database_url(settings),
+    """Return an engine whose every wait has a timeout. It connects at first use; dispose of it.
+
+    The server's statement timeout is shorter than the driver's: an error of PostgreSQL's says that
+    nothing was stored, silence leaves that open.
+    """
+    engine = _create_engine(
+        settings,
+        {
+            "command_timeout": settings.database_command_timeout + NETWORK_SECONDS,
+            "server_settings": _server_settings(settings),
+        },
         pool_size=settings.database_pool_size,
         max_overflow=0,
         pool_timeout=settings.database_pool_timeout,
         pool_use_lifo=True,
         pool_recycle=_CONNECTION_SECONDS,
-        isolation_level=ISOLATION_LEVEL,
-        hide_parameters=True,  # a user's input belongs neither in a log nor in an error
-        connect_args=_connect_args(settings),
     )
     ConnectionGuard(settings, Base.metadata.tables).attach(engine.sync_engine)
     return engine
 
 
-def _connect_args(settings: Settings) -> dict[str, Any]:
-    """Return asyncpg's arguments.
-
-    The server's statement timeout is shorter than the driver's: an error of PostgreSQL's says that
-    nothing was stored, silence leaves that open.
-    """
-    arguments: dict[str, Any] = {
-        "timeout": settings.database_connect_timeout,
-        "command_timeout": settings.database_command_timeout + NETWORK_SECONDS,
-        "server_settings": _server_settings(settings),
-    }
-    return arguments | prepared_statement_args(settings)
+def create_migration_engine(settings: Settings) -> AsyncEngine:
+    """Return an engine for Alembic: statements have no timeout, and connections no pool."""
+    return _create_engine(settings, {"server_settings": {}}, poolclass=NullPool)
 
 
-def prepared_statement_args(settings: Settings) -> dict[str, Any]:
+def _create_engine(settings: Settings, arguments: dict[str, Any], **options: Any) -> AsyncEngine:
+    """Return an engine with these arguments of asyncpg, in addition to those of the URL."""
+    to = database_url(settings)
+    server_settings = {**arguments["server_settings"], **to.server_settings}
+    engine = create_async_engine(
+        to.url,
+        isolation_level=ISOLATION_LEVEL,
+        hide_parameters=True,  # a user's input belongs neither in a log nor in an error
+        connect_args={
+            **to.arguments,
+            **arguments,
+            **_prepared_statement_args(settings),
+            "server_settings": server_settings,
+        },
+        **options,
+    )
+    _note_address(engine, to.address)
+    return engine
+
+
+def _note_address(engine: AsyncEngine, address: str) -> None:
+    """Make each failure to connect carry the address, for `address_of`."""
+
+    def connect(
+        dialect: Dialect, _record: object, args: tuple[Any, ...], arguments: dict[str, Any]
+    ) -> DBAPIConnection:
+        try:
+            return dialect.connect(*args, **arguments)
+        except OSError as error:
+            note_address(error, address)
+            raise
+
+    event.listen(engine.sync_engine, "do_connect", connect)
+
+
+def _prepared_statement_args(settings: Settings) -> dict[str, Any]:
     """Return asyncpg's arguments for PgBouncer, whose next server has prepared nothing."""
     if not settings.database_pgbouncer:
         return {}

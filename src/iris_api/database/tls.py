@@ -5,16 +5,14 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlencode
 
 import structlog
-from sqlalchemy import URL
 
-from iris_api.database.pg_variables import ENCRYPTING
+from iris_api.database.parameters import ENCRYPTING, variable_of
 from iris_api.errors import ConfigurationError
 
-PARAMETERS = ("sslrootcert", "sslcert", "sslkey")
-"""Parameters of the URL that name a file."""
+SYSTEM = "system"
+"""As sslrootcert: the authorities that the operating system trusts."""
 _VERIFYING = ("verify-ca", "verify-full")
 _FOLDER = "~/.postgresql"
 _DEFAULTS = {
@@ -41,7 +39,7 @@ def check_files(query: Mapping[str, str], mode: str) -> None:
 
     Raises `ConfigurationError`, which names the file at fault.
     """
-    by_variable = "ssl" not in query and os.environ.get("PGSSLMODE")
+    by_variable = "sslmode" not in query and os.environ.get("PGSSLMODE")
     source = "PGSSLMODE in the environment" if by_variable else "IRIS_DATABASE_URL"
     files = _files(query, mode)
     for file in files.values():
@@ -52,31 +50,63 @@ def check_files(query: Mapping[str, str], mode: str) -> None:
                 f"{source} asks for TLS, and {file.path} cannot be read: {error.strerror}. "
                 f"{file.advice}"
             ) from None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        if "sslrootcert" in files:
-            context.load_verify_locations(files["sslrootcert"].path)
-    except ssl.SSLError:
-        raise ConfigurationError(
-            f"{files['sslrootcert'].path} holds no certificate. Set sslrootcert of "
-            "IRIS_DATABASE_URL to a PEM file with that of the authority that signed the server's."
-        ) from None
+    _load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), files, query)
+
+
+def system_context(query: Mapping[str, str]) -> ssl.SSLContext:
+    """Return what `sslrootcert=system` asks for, which asyncpg would take for a file's name."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["postgresql"])
+    if least := _version(query, "ssl_min_protocol_version"):
+        context.minimum_version = least
+    if most := _version(query, "ssl_max_protocol_version"):
+        context.maximum_version = most
+    _load(context, _files(query, "verify-full"), query)
+    return context
+
+
+def _load(context: ssl.SSLContext, files: Mapping[str, _File], query: Mapping[str, str]) -> None:
+    """Load the files into the context. Raises `ConfigurationError` for one without certificates."""
+    for name in _OF_THE_SERVER:
+        try:
+            if name in files:
+                context.load_verify_locations(files[name].path)
+        except ssl.SSLError:
+            raise ConfigurationError(
+                f"{files[name].path} holds no certificate. Set {name} of IRIS_DATABASE_URL to a "
+                "PEM file with that of the authority that signed the server's."
+            ) from None
+    if "sslcrl" in files:
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
     try:
         if "sslcert" in files:
             key = files["sslkey"].path if "sslkey" in files else None
-            context.load_cert_chain(files["sslcert"].path, key, password="")
+            context.load_cert_chain(files["sslcert"].path, key, query.get("sslpassword", ""))
     except ssl.SSLError:
         raise ConfigurationError(
             f"{files['sslcert'].path} holds no certificate, or its key does not belong to it. Set "
-            "sslcert and sslkey of IRIS_DATABASE_URL to PEM files that belong together; the key "
-            "has no passphrase."
+            "sslcert and sslkey of IRIS_DATABASE_URL to PEM files that belong together, and "
+            "sslpassword to the key's passphrase if it has one."
         ) from None
+
+
+def _version(query: Mapping[str, str], name: str) -> ssl.TLSVersion | None:
+    text = query.get(name) or os.environ.get(variable_of(name))
+    return ssl.TLSVersion[text.replace(".", "_")] if text else None
+
+
+def has_root_certificate(query: Mapping[str, str]) -> bool:
+    """Whether the URL, a variable or the home folder names an authority to trust."""
+    named = "sslrootcert" in query or os.environ.get("PGSSLROOTCERT")
+    return bool(named) or _exists(f"{_FOLDER}/{_DEFAULTS['sslrootcert']}")
 
 
 def _files(query: Mapping[str, str], mode: str) -> dict[str, _File]:
     """Return the files by parameter name, found as asyncpg finds them."""
     files = {}
     for name, default in _DEFAULTS.items():
+        if query.get(name) == SYSTEM:
+            continue
         is_looked_for = mode in ENCRYPTING if name in _OF_THE_SERVER else mode != "disable"
         variable = f"PG{name.upper()}"
         if name in query:
@@ -94,7 +124,7 @@ def _files(query: Mapping[str, str], mode: str) -> dict[str, _File]:
 
 
 def _advice(name: str) -> str:
-    if name not in PARAMETERS:
+    if name == "sslcrl":
         return "Let this process read it, or remove it."
     return f"Set {name} of IRIS_DATABASE_URL to a PEM file that this process can read."
 
@@ -122,12 +152,3 @@ def leave_home_that_is_closed() -> None:
         os.environ["HOME"] = _NO_HOME
     except OSError:
         pass  # such as a missing file; asyncpg ignores that
-
-
-def with_files(url: URL) -> URL:
-    """Move the TLS files to where asyncpg takes them: a DSN beside its other arguments."""
-    files = {name: url.query[name] for name in PARAMETERS if name in url.query}
-    if not files:
-        return url
-    url = url.difference_update_query(PARAMETERS)
-    return url.update_query_dict({"dsn": f"postgresql://?{urlencode(files)}"})

@@ -11,6 +11,7 @@ from asyncpg.transaction import Transaction
 from sqlalchemy import PoolProxiedConnection
 
 from iris_api.batching import CancelledWhileStoring
+from iris_api.database.advice import advice_on
 from iris_api.database.failures import is_outcome_unknown, should_discard
 from iris_api.database.pool import Driver, guard_of
 from iris_api.errors import DatabaseUnavailable, OutcomeUnknown
@@ -61,7 +62,8 @@ async def driver_transaction(
         if should_discard(error):
             guard.invalidate_all()
             if may_commit and is_outcome_unknown(error):
-                raise OutcomeUnknown("PostgreSQL broke off, or did not answer in time.") from error
+                reason = advice_on(error) or "PostgreSQL broke off, or did not answer in time."
+                raise OutcomeUnknown(reason) from error
         elif is_in_block:
             is_clean = await _is_rolled_back(transaction)
         raise

@@ -16,7 +16,7 @@ from sqlalchemy import PoolProxiedConnection
 from iris_api.auth.api_keys import sequence_at_fault
 from iris_api.batching import CancelledWhileStoring
 from iris_api.callers import Caller
-from iris_api.database.failures import advice_on
+from iris_api.database.advice import advice_on
 from iris_api.database.models import IdempotencyKey
 from iris_api.database.pool import Driver
 from iris_api.database.transactions import driver_transaction

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel, Field
 
 from iris_api.batching import Batcher
+from iris_api.database.advice import without_storing
 from iris_api.database.causes import log_cause
 from iris_api.database.health import ping
 from iris_api.database.migrations import SchemaCheck
@@ -105,6 +106,6 @@ def _failed(detail: str, recent_failure: Problem | None) -> Checks:
     if recent_failure is not None and recent_failure.detail != detail:
         detail += f" Predictions were not stored just now. {recent_failure.detail}"
     return {
-        "database": Check(status="failed", detail=detail),
+        "database": Check(status="failed", detail=without_storing(detail)),
         "schema": Check(status="unknown", detail="The database did not say."),
     }

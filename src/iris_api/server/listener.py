@@ -4,8 +4,8 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable
 from ipaddress import ip_address
+from typing import Any
 
 from iris_api.errors import ConfigurationError
 from iris_api.settings import Settings
@@ -22,8 +22,8 @@ _RETRY_SECONDS = 0.1
 """For 2 s, the workers of a supervisor that was killed may still have the port."""
 
 
-def bind(settings: Settings) -> socket.socket:
-    """Reserve the port. Clients cannot connect before `listen`.
+def listen(settings: Settings) -> socket.socket:
+    """Take the port.
 
     Raises `ConfigurationError` if that is impossible, or if ``IRIS_AUTH`` is not set and other
     machines could reach the address.
@@ -32,49 +32,32 @@ def bind(settings: Settings) -> socket.socket:
         family, *_, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except (OSError, UnicodeError):  # the latter: it cannot be a host name
-        raise _error(settings, f"there is no such host. {_OTHER_HOST}") from None
-    if settings.auth is None and not ip_address(address[0]).is_loopback:
+        if settings.auth is None and not ip_address(address[0]).is_loopback:
+            raise ConfigurationError(
+                f"{settings.host} is reachable from elsewhere, and IRIS_AUTH is not set. Set it to "
+                "`keys` and make one with `iris-api keys create`, or to `off` if everybody who "
+                "reaches this address may predict and read."
+            )
+        return _create_server(family, address[:2])
+    except (OSError, UnicodeError) as error:  # the latter: it cannot be a host name
         raise ConfigurationError(
-            f"{settings.host} is reachable from elsewhere, and IRIS_AUTH is not set. Set it to "
-            "`keys` and make one with `iris-api keys create`, or to `off` if everybody who "
-            "reaches this address may predict and read."
-        )
-    listener = socket.socket(family)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        _retry_in_use(lambda: listener.bind(address[:2]))
-    except OSError as error:
-        listener.close()
-        raise _error(settings, _reason_and_advice(error)) from None
-    return listener
+            f"Cannot listen on {settings.host} port {settings.port}: {_reason_and_advice(error)}"
+        ) from None
 
 
-def listen(listener: socket.socket, settings: Settings) -> None:
-    """Let clients connect. Raises `ConfigurationError` if another process did so meanwhile."""
-    try:
-        listener.listen(BACKLOG)
-    except OSError as error:
-        raise _error(settings, _reason_and_advice(error)) from None
-
-
-def _retry_in_use(take: Callable[[], None]) -> None:
+def _create_server(family: int, address: tuple[Any, ...]) -> socket.socket:
     for _ in range(_RETRIES):
         try:
-            return take()
+            return socket.create_server(address, family=family, backlog=BACKLOG)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
         time.sleep(_RETRY_SECONDS)
-    return take()
+    return socket.create_server(address, family=family, backlog=BACKLOG)
 
 
-def _error(settings: Settings, reason: str) -> ConfigurationError:
-    return ConfigurationError(f"Cannot listen on {settings.host} port {settings.port}: {reason}")
-
-
-def _reason_and_advice(error: OSError) -> str:
+def _reason_and_advice(error: OSError | UnicodeError) -> str:
+    if isinstance(error, (socket.gaierror, UnicodeError)):
+        return f"there is no such host. {_OTHER_HOST}"
     number = error.errno or 0
     return f"{os.strerror(number)}. {_ADVICE.get(number, _OTHER_HOST)}"
