@@ -1,6 +1,5 @@
 """Whatever reads the log on standard error may stand still: the service does not wait for it."""
 
-import asyncio
 import json
 import os
 import signal
@@ -17,6 +16,7 @@ from tests.support.ends import a_pipe, a_socket, a_terminal
 from tests.support.flowers import SETOSA
 from tests.support.ports import free_port
 from tests.support.processes import send
+from tests.support.raw import GET, connected
 from tests.support.service import (
     Process,
     Service,
@@ -28,11 +28,9 @@ from tests.support.service import (
 from tests.support.service_processes import workers_of
 from tests.support.workers import ends_told
 
-LONG_PATH = "/" + "x" * 30_000
-MANY = 60
-"""Requests whose lines, of 30 kB each, fit into no pipe, and not into the queue before it."""
-PATH_OF_ONE_WRITE = "/" + "x" * 3000
-"""Its lines are below PIPE_BUF, so those of several workers do not mix."""
+PATH = "/" + "x" * 1000
+MANY = 600
+"""Requests whose lines fit into no pipe, and not into the queue before it."""
 OF_ANOTHER_USER = ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups")
 MAY_READ = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
 """For Python and the model may be in folders of root's alone."""
@@ -85,12 +83,14 @@ def start_service(
         return start("serve", env=env, cwd=cwd, stdout=stdout, stderr=errors)
 
 
-async def fill(service: Service, path: str = LONG_PATH, requests: int = MANY) -> None:
+def fill(service: Service) -> None:
     """Have more lines logged than wait anywhere, and each request answered."""
-    async with asyncio.timeout(60), service.client() as client:
-        for _ in range(requests):
-            assert (await client.get(path)).status_code == 404
-        assert (await client.get("/livez")).status_code == 200
+    with connected(service) as raw:
+        for _ in range(MANY):
+            raw.send(GET.replace(b"/livez", PATH.encode()))
+            assert raw.answer().status == 404
+        raw.send(GET)
+        assert raw.answer().status == 200
 
 
 def read_log(reading: int) -> str:
@@ -104,7 +104,7 @@ def read_log(reading: int) -> str:
     return b"".join(parts).decode()
 
 
-def until_told(reading: int, path: str = LONG_PATH, requests: int = MANY) -> list[dict[str, Any]]:
+def until_told(reading: int) -> list[dict[str, Any]]:
     """Read the log until each of so many requests is there, or is told to be lost."""
     text = ""
 
@@ -113,7 +113,7 @@ def until_told(reading: int, path: str = LONG_PATH, requests: int = MANY) -> lis
         text += read_log(reading)
         lines = lines_of(text)
         lost = sum(line["lines"] for line in lines if line["event"] == "log_lines_dropped")
-        return text.endswith("\n") and path in text and lost + text.count(path) >= requests
+        return text.endswith("\n") and PATH in text and lost + text.count(PATH) >= MANY
 
     poll_until(all_is_told, "each line is there, or told to be dropped")
     return lines_of(text)
@@ -128,7 +128,7 @@ async def test_serve_with_an_unread_log_responds_and_logs_how_many_lines_it_drop
     serve: Serve, ends: Ends
 ) -> None:
     service, reading = serve(ends)
-    await fill(service)
+    fill(service)
     async with service.client() as client:
         assert (await client.post("/predict", json=SETOSA)).status_code == 200
     assert any(line["event"] == "log_lines_dropped" for line in until_told(reading))
@@ -140,10 +140,8 @@ async def test_serve_with_workers_and_an_unread_log_logs_how_many_lines_it_dropp
     serve: Serve,
 ) -> None:
     service, reading = serve(a_pipe, workers=2)
-    requests = 1000  # 3 MB, so that one of them at least has more to log than 1 MB
-    await fill(service, PATH_OF_ONE_WRITE, requests)
-    lines = until_told(reading, PATH_OF_ONE_WRITE, requests)
-    assert any(line["event"] == "log_lines_dropped" for line in lines)
+    fill(service)
+    assert any(line["event"] == "log_lines_dropped" for line in until_told(reading))
     assert service.stop() == 0
     service.leaves_nothing()
 
@@ -153,7 +151,7 @@ async def test_serve_with_an_unread_log_pipe_of_another_user_responds(serve: Ser
     """As with supervisord's `user=`, or sudo: the service may not open the pipe anew."""
     service, reading = serve(a_pipe, *OF_ANOTHER_USER, *MAY_READ, until="/livez")
     assert os.stat(f"/proc/{service.process.pid}").st_uid == 54321  # noqa: PTH116, for ASYNC240
-    await fill(service)
+    fill(service)
     lines = until_told(reading)
     assert any(line["event"] == "log_lines_dropped" for line in lines)
     assert service.stop() == 0
@@ -165,7 +163,7 @@ async def test_serve_with_an_unread_log_stops_within_the_shutdown_timeout(
     serve: Serve, ends: Ends, workers: int
 ) -> None:
     service, _ = serve(ends, workers=workers, shutdown_delay=0, shutdown_timeout=1)
-    await fill(service)
+    fill(service)
     service.process.send_signal(signal.SIGTERM)
     assert_ends(service, 1 + 3)
 
@@ -184,7 +182,7 @@ async def test_serve_writes_its_last_log_lines_before_it_stops(serve: Serve) -> 
 async def test_serve_continues_after_the_reader_of_its_log_is_gone(serve: Serve) -> None:
     service, reading = serve(a_pipe, workers=2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), reading)
-    await fill(service)
+    fill(service)
     victim = workers_of(service)[0]
     send(signal.SIGKILL, [victim])
     poll_until(lambda: len(set(workers_of(service)) - {victim}) == 2, "it is replaced")
@@ -196,17 +194,17 @@ async def test_serve_continues_when_the_disk_of_its_log_is_full(serve: Serve) ->
         return os.open(os.devnull, os.O_RDONLY), os.open("/dev/full", os.O_WRONLY)
 
     service, _ = serve(full, workers=2)
-    await fill(service)
+    fill(service)
     victim = workers_of(service)[0]
     send(signal.SIGKILL, [victim])
     poll_until(lambda: len(set(workers_of(service)) - {victim}) == 2, "it is replaced")
-    await fill(service)
+    fill(service)
     assert service.stop() == 0
 
 
 async def test_serve_without_standard_error_responds(serve: Serve) -> None:
     service, _ = serve(a_pipe, "sh", "-c", 'exec "$@" 2>&-', "sh", workers=2)
-    await fill(service)
+    fill(service)
     assert service.stop() == 0
 
 

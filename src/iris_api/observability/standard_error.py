@@ -7,6 +7,7 @@ import queue
 import select
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TextIO, cast
 
 import structlog
@@ -48,11 +49,16 @@ class _LogQueue:
         self._dropped = 0
         self._lock = threading.Lock()
         _queues.append(self)
-        threading.Thread(target=self._run, name="log", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
 
     def write(self, text: str) -> None:
         """Leave the text to the thread, or drop it if too much waits."""
         data = text.encode(errors="backslashreplace")
+        if threading.current_thread() is self._thread:  # it reports what was dropped
+            with suppress(OSError):
+                self._write(data)
+            return
         try:
             self._queue.put_nowait(data)
         except queue.Full:

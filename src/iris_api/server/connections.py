@@ -30,7 +30,6 @@ _MALFORMED = (
     "This is not a request of HTTP/1.1. Check its first line, its headers, and how they say where "
     "its body ends: Content-Length or Transfer-Encoding."
 )
-_TOO_LARGE = "The head, or a trailer, is larger than IRIS_MAX_HEADER_BYTES. Send less."
 _UPGRADE = "This server speaks HTTP/1.1 alone. Send the request without the header Upgrade."
 _BODY_HEADERS = {b"content-length", b"transfer-encoding"}
 log = structlog.get_logger("iris_api")
@@ -42,6 +41,7 @@ class Connections:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
+        self.too_large = f"The head is over {settings.max_header_bytes} bytes. Send fewer headers."
         self.open: set[HttpProtocol] = set()
 
     async def watch(self) -> None:
@@ -94,7 +94,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unused_bytes += len(data)
         super().data_received(data)
         if self._unused_bytes > self._settings.max_header_bytes:
-            self._refuse(HeadersTooLarge(_TOO_LARGE))
+            self._refuse(HeadersTooLarge(self._registry.too_large))
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the connection open if a whole request waits for its response."""
@@ -117,7 +117,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._unused_bytes > limit:  # which may include more than this head
             sizes = (len(name) + len(value) + 4 for name, value in self.headers)
             if len(self.url) + sum(sizes) > limit:
-                raise HeadersTooLarge(_TOO_LARGE)
+                raise HeadersTooLarge(self._registry.too_large)
         if len(self.pipeline) >= _MAX_PIPELINED:
             raise Overloaded("Too many requests wait on this connection. Send fewer at a time.")
         self._in_head = False
