@@ -26,7 +26,7 @@ from iris_api.errors import (
     Unauthorized,
 )
 from iris_api.iris import FEATURE_NAMES
-from iris_api.observability.logging import request_id_of_context
+from iris_api.observability.logging import log_fields, request_id_of_context
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 100
@@ -66,11 +66,12 @@ class ProblemDetails(BaseModel):
 
 
 def problem_response(problem: Problem, scope: Scope) -> Response:
-    """Render a problem; log its cause, if PostgreSQL or the operating system raised one.
+    """Render a problem; log its slug, and its cause if PostgreSQL or the operating system has one.
 
     The response repeats nothing of the request but its path and field names.
     """
     log_cause(problem)
+    log_fields(scope)["problem"] = problem.slug
     body: dict[str, Any] = {
         "type": problem.type_uri(),
         "title": problem.title,
