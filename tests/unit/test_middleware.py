@@ -9,7 +9,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from iris_api.observability.logging import log_fields, request_id_of_context
+from iris_api.observability.access_log import log_fields
+from iris_api.observability.logging import request_id_of_context
 from iris_api.observability.metrics import Metrics
 from iris_api.observability.middleware import ObservabilityMiddleware
 from iris_api.web.problems import failure_response

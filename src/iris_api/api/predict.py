@@ -24,7 +24,7 @@ from iris_api.errors import (
     UnsupportedMediaType,
 )
 from iris_api.iris import ClassPrediction
-from iris_api.observability.logging import LogFields, log_fields
+from iris_api.observability.access_log import LogFields, log_fields
 from iris_api.recording.inserts import NewPrediction, StoredPrediction
 from iris_api.resources import ProcessResources
 from iris_api.web.access import ACCESS_PROBLEMS, SECURED, Predictor

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from iris_api.observability.logging import AccessLog, Level, log_fields, request_id_of_context
+from iris_api.observability.access_log import AccessLog, Level, log_fields
+from iris_api.observability.logging import request_id_of_context
 from iris_api.observability.metrics import Metrics
 
 _ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")

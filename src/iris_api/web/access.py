@@ -20,7 +20,7 @@ from iris_api.errors import (
     SchemaOutdated,
     Unauthorized,
 )
-from iris_api.observability.logging import log_fields
+from iris_api.observability.access_log import log_fields
 from iris_api.resources import Resources
 from iris_api.web.limits import NEVER_REFUSED
 from iris_api.web.paths import path_of

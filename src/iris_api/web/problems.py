@@ -26,7 +26,8 @@ from iris_api.errors import (
     Unauthorized,
 )
 from iris_api.iris import FEATURE_NAMES
-from iris_api.observability.logging import log_fields, request_id_of_context
+from iris_api.observability.access_log import log_fields
+from iris_api.observability.logging import request_id_of_context
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 100
