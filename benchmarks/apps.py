@@ -1,13 +1,15 @@
-"""The applications that the benchmarks compare, all under the same server and settings.
+"""The applications that the benchmarks compare, under uvicorn with the service's options.
 
-``empty`` has the same body model and does nothing. ``textbook`` does as FastAPI's and SQLAlchemy's
-tutorials show: a thread hop for the ML model, and a session with ``add``, ``commit`` and
-``refresh`` for each request. ``ordinary_route`` and ``injected_session`` are the service itself,
-each without one of its decisions.
+``empty`` has the same body model and does nothing; ``empty_on_own_server`` is the same on the
+service's own server, with its garbage collection and its limits on connections. ``textbook`` does
+as FastAPI's and SQLAlchemy's tutorials show: a thread hop for the ML model, and a session with
+``add``, ``commit`` and ``refresh`` for each request. ``ordinary_route`` and ``injected_session``
+are the service itself, each without one of its decisions.
 """
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, FastAPI, Request
@@ -26,9 +28,10 @@ from iris_api.database import (
 )
 from iris_api.inference import Model, load_artifact
 from iris_api.iris import ClassPrediction
+from iris_api.observability.metrics import Metrics
 from iris_api.recording.inserts import NewPrediction
 from iris_api.resources import Resources
-from iris_api.server.worker import application
+from iris_api.server.worker import application, with_server_lifespan
 from iris_api.settings import load_settings
 from iris_api.web.json_route import JsonRouteMiddleware
 
@@ -41,6 +44,19 @@ def empty() -> FastAPI:
     async def predict(features: IrisFeatures) -> dict[str, str]:
         return {"status": "ok"}
 
+    return app
+
+
+def empty_on_own_server() -> FastAPI:
+    """The same, for ``python -m benchmarks.own_server``."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.resources = SimpleNamespace(metrics=Metrics(), is_stopping=False)
+        yield
+
+    app = empty()
+    app.router.lifespan_context = with_server_lifespan(lifespan, load_settings())
     return app
 
 

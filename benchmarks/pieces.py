@@ -32,7 +32,7 @@ from iris_api.iris import ClassPrediction, Row
 from iris_api.recording.inserts import NewPrediction, StoredPrediction
 from iris_api.recording.recorder import Recorder
 from iris_api.resources import ModelHolder, Resources
-from iris_api.server.connections import BoundedProtocol
+from iris_api.server.connections import HttpProtocol
 from iris_api.server.worker import application
 
 CALLERS = 64
@@ -59,8 +59,8 @@ def main() -> None:
 
 async def measure(api_key: str) -> dict[str, float]:
     """The parts; the empty endpoint first, because the service tunes the garbage collector."""
-    found = {"an empty endpoint, with its HTTP": await of_requests(empty(), HttpToolsProtocol)}
-    async with service("off") as app:
+    found = {"an empty endpoint, with its HTTP": await of_requests(empty(), HttpToolsProtocol, {})}
+    async with service("off") as (app, state):
         resources: Resources = app.state.resources
         engine, recorder = resources.model.get().engine, resources.recorder
         row: Row = tuple(ROW.values())
@@ -75,20 +75,20 @@ async def measure(api_key: str) -> dict[str, float]:
         found["group commit"] = await of_calls(lambda: recorder.record(new))
         found["inference, then group commit"] = await of_calls(predict_and_record)
         app.state.resources = answering_at_once(resources, answer)
-        found["/predict less these, with its HTTP"] = await of_requests(app, BoundedProtocol)
-    async with service("keys") as app:
+        found["/predict less these, with its HTTP"] = await of_requests(app, HttpProtocol, state)
+    async with service("keys") as (app, state):
         app.state.resources = answering_at_once(app.state.resources, answer)
-        found["... and with an API key"] = await of_requests(app, BoundedProtocol, api_key)
+        found["... and with an API key"] = await of_requests(app, HttpProtocol, state, api_key)
     return found
 
 
 @asynccontextmanager
-async def service(auth: str) -> AsyncIterator[FastAPI]:
-    """The service's application, with its lifespan begun."""
+async def service(auth: str) -> AsyncIterator[tuple[FastAPI, Any]]:
+    """The service's application and its lifespan state."""
     os.environ["IRIS_AUTH"] = auth
     app = application()
-    async with app.router.lifespan_context(app):
-        yield app
+    async with app.router.lifespan_context(app) as state:
+        yield app, state
 
 
 def answering_at_once(resources: Resources, answer: ClassPrediction) -> Resources:
@@ -120,7 +120,10 @@ async def of_calls(call: Callable[[], Awaitable[object]]) -> float:
 
 
 async def of_requests(
-    app: FastAPI, protocol: type[HttpToolsProtocol], api_key: str | None = None
+    app: FastAPI,
+    protocol: type[HttpToolsProtocol],
+    lifespan_state: dict[str, Any],
+    api_key: str | None = None,
 ) -> float:
     """The microseconds of one request, from its bytes to the response's."""
     config = uvicorn.Config(app, ws="none", proxy_headers=False, access_log=False, log_config=None)
@@ -131,9 +134,11 @@ async def of_requests(
         f"POST /predict HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n{headers}"
         f"Content-Length: {len(BODY)}\r\n\r\n{BODY}"
     ).encode()
-    state = ServerState()
-    state.default_headers = [(b"date", b"Mon, 23 Nov 2026 00:00:00 GMT")]
-    clients = [_Client(protocol(config, state, {}, loop), request) for _ in range(CALLERS)]
+    server = ServerState()
+    server.default_headers = [(b"date", b"Mon, 23 Nov 2026 00:00:00 GMT")]
+    clients = [
+        _Client(protocol(config, server, lifespan_state, loop), request) for _ in range(CALLERS)
+    ]
     return await _least(lambda: [client.send(CALLS) for client in clients])
 
 

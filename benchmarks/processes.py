@@ -69,6 +69,17 @@ def iris_server(
 
 
 @contextmanager
+def empty_server(
+    name: str, port: int, *, environment: Mapping[str, str], log: Path
+) -> Iterator[Server]:
+    """Run the empty endpoint on the service's own server, with its settings."""
+    command = [sys.executable, "-m", "benchmarks.own_server"]
+    environment = {**environment, "IRIS_PORT": str(port)}
+    with _running(name, command, port, "/docs", environment, log) as server:
+        yield server
+
+
+@contextmanager
 def _running(
     name: str,
     command: list[str],

@@ -244,5 +244,5 @@ async def app(settings: Settings) -> AsyncIterator[FastAPI]:
 async def client(app: FastAPI) -> AsyncIterator[AsyncClient]:
     """A client of the application, within this process."""
     transport = ASGITransport(app=app, raise_app_exceptions=False)
-    async with AsyncClient(transport=transport, base_url="http://iris") as client:
+    async with AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client

@@ -21,6 +21,7 @@ from iris_api.web.json_route import JsonRouteMiddleware
 from iris_api.web.limits import Limits, LimitsMiddleware
 from iris_api.web.openapi import install_documentation
 from iris_api.web.problems import failure_response, install_problem_handlers
+from iris_api.web.request_head import RequestHeadMiddleware
 
 
 class IrisApi(FastAPI):
@@ -67,19 +68,31 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.root_path = settings.root_path  # FastAPI's argument is deprecated for uvicorn's
-    for part in (predict, predictions, model, operations):
-        app.include_router(part.router)
+    routers = [part.router for part in (predict, predictions, model, operations)]
+    routes = [route for router in routers for route in router.routes]
+    for router in routers:
+        app.include_router(router)
     install_documentation(app)
     install_problem_handlers(app)
     # The last one added is the outermost.
-    app.add_middleware(JsonRouteMiddleware, routes=predict.router.routes)
+    app.add_middleware(JsonRouteMiddleware, routes=routes)
     if settings.auth == "keys" or settings.rate_limit is not None:
         app.add_middleware(
             AccessMiddleware, needs_key=settings.auth == "keys", limiter=_rate_limiter(settings)
         )
-    app.add_middleware(LimitsMiddleware, limits=limits)
-    app.add_middleware(ObservabilityMiddleware, metrics=metrics, render_failure=failure_response)
+    app.add_middleware(LimitsMiddleware, limits=limits, routes=routes)
+    app.add_middleware(RequestHeadMiddleware, allowed_names=_allowed_hosts(settings))
+    app.add_middleware(
+        ObservabilityMiddleware,
+        metrics=metrics,
+        render_failure=failure_response,
+        is_stopping=lambda: app.state.resources.is_stopping,
+    )
     return app
+
+
+def _allowed_hosts(settings: Settings) -> frozenset[str] | None:
+    return frozenset({"localhost", settings.host.lower()}) if settings.auth is None else None
 
 
 def _rate_limiter(settings: Settings) -> RateLimiter | None:

@@ -21,6 +21,7 @@
         ├── RateLimited           429
         ├── HeadersTooLarge       431
         ├── InternalError         500
+        ├── NotPredicted          500
         ├── NotStored             500
         └── Unavailable           503
             ├── Overloaded
@@ -244,6 +245,25 @@ class InternalError(Problem):
     slug = "internal-error"
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     title = "Internal error"
+
+
+class NotPredicted(Problem):
+    """The ML model gives no probabilities for these features; nothing was stored."""
+
+    slug = "not-predicted"
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    title = "No prediction"
+
+    def __init__(self, version: str, items: Sequence[int] = ()) -> None:
+        """``items`` are the positions of the rows in the batch; empty: there is one row only."""
+        rows = ", ".join(f"items[{item}]" for item in items[:_FIELDS_NAMED]) or "these features"
+        more = f" and {len(items) - _FIELDS_NAMED} more" if len(items) > _FIELDS_NAMED else ""
+        super().__init__(
+            f"The model {version} gives no probabilities for {rows}{more}, perhaps because they "
+            "are far from its training rows. Nothing was stored, and the same request fails again: "
+            "leave such rows out. The operators may serve another model."
+        )
+        self.items = items
 
 
 class NotStored(Problem):

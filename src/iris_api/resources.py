@@ -14,8 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from iris_api.auth.key_cache import ApiKeyCache
 from iris_api.database.session import SessionFactory, create_engine, create_session_factory
 from iris_api.errors import ModelUnavailable
-from iris_api.inference.artifact import Manifest, load_artifact
 from iris_api.inference.engine import InferenceEngine
+from iris_api.inference.loading import load_artifact
+from iris_api.inference.manifest import Manifest
 from iris_api.observability.metrics import Metrics
 from iris_api.recording.readiness import DatabaseCheck
 from iris_api.recording.recorder import Recorder

@@ -199,3 +199,32 @@ def test_nginx_has_the_request_head_limit_of_the_service(proxy: Proxy) -> None:
     assert proxy.ask("GET", "/model", headers={"X": "x" * 60_000})[0] == 200
     status, body = proxy.ask("GET", "/model", headers={"X": "x" * 140_000})
     assert (status, body["type"]) == (431, "urn:iris-api:problem:headers-too-large")
+
+
+TLS_HELLO = bytes.fromhex("16030100450100004103") + bytes(60)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"garbage\r\n\r\n",
+        b"GET /%zz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /../../x HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        TLS_HELLO,
+    ],
+)
+def test_nginx_with_a_request_that_it_cannot_parse_is_400_with_a_problem(
+    proxy: Proxy, sent: bytes
+) -> None:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=30) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 "), received
+    assert b"application/problem+json" in head
+    assert json.loads(body)["type"] == "urn:iris-api:problem:malformed-request"
+    assert proxy.asked() == 0

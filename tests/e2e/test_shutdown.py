@@ -1,14 +1,9 @@
 """How the service stops: what it still does, and for whom."""
 
-import os
 import signal
-import socket
 import time
-from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 from sqlalchemy import URL
 from tests.e2e.stopping import (
     LONG,
@@ -90,7 +85,11 @@ def test_request_accepted_before_sigterm_gets_its_response(
     begin: Callable[..., Service], workers: int
 ) -> None:
     service = begin(
-        workers=workers, shutdown_delay=0.2, shutdown_timeout=LONG, body_timeout=10 * LONG
+        workers=workers,
+        shutdown_delay=0.2,
+        shutdown_timeout=LONG,
+        body_timeout=10 * LONG,
+        request_timeout=10 * LONG,
     )
     with connected(service) as slow:
         slow.send(HEAD, b"Content-Length: %d\r\n\r\n" % len(BODY), BODY[:10])
@@ -101,41 +100,6 @@ def test_request_accepted_before_sigterm_gets_its_response(
         assert slow.answer().status == 200
         assert slow.is_closed()
     assert_ends(service, 0)
-
-
-@pytest.mark.parametrize(("workers", "tell"), [(1, os.kill), (2, os.kill), (2, os.killpg)])
-def test_connection_in_the_backlog_at_sigterm_is_served(
-    begin: Callable[..., Service], workers: int, tell: Callable[[int, int], None]
-) -> None:
-    """Each asks over a connection of its own, one after the other, until nobody takes one.
-
-    Some supervisors tell all processes of the service, not the first one alone.
-    """
-    service = begin(workers=workers, shutdown_delay=1.5)
-    with ThreadPoolExecutor(8) as threads:
-        answers: Counter[int] = Counter()
-        clients = [threads.submit(count_answers, service, answers, n) for n in range(8)]
-        poll_until(lambda: len(answers) == 8 and min(answers.values()) > 10, "all are answered")
-        told = time.monotonic()
-        tell(service.process.pid, signal.SIGTERM)
-        for client in clients:
-            client.result()
-        assert time.monotonic() - told >= 1.5
-    assert_ends(service, 0)
-
-
-def count_answers(service: Service, answers: Counter[int], client: int) -> None:
-    """Connect and ask until it is refused; whoever has connected is answered."""
-    while True:
-        try:
-            connection = socket.create_connection(("127.0.0.1", service.port), timeout=30)
-        except OSError:
-            return
-        with connection:
-            raw = Raw(connection)
-            raw.send(GET)
-            assert raw.answer().status == 200
-        answers[client] += 1
 
 
 def is_answering(service: Service) -> bool:

@@ -210,7 +210,7 @@ async def test_serve_without_standard_error_responds(serve: Serve) -> None:
     assert service.stop() == 0
 
 
-def test_worker_killed_by_a_signal_is_logged_with_the_signal_and_a_hint(
+def test_worker_killed_by_a_signal_is_logged_with_its_exit_code_and_a_hint(
     begin: Callable[..., Service],
 ) -> None:
     service = begin(workers=2)
@@ -220,6 +220,6 @@ def test_worker_killed_by_a_signal_is_logged_with_the_signal_and_a_hint(
         send(number, [victim])
         poll_until(lambda: len(set(workers_of(service)) - {victim}) == 2, "it is replaced")  # noqa: B023
         [line] = ends_told(service)[before:]
-        assert (line["pid"], line["signal"]) == (victim, number.name)
+        assert (line["pid"], line["exit_code"]) == (victim, -number)
         assert hint in line["hint"]
     assert service.stop() == 0

@@ -57,7 +57,9 @@ async def full(shared_settings: Settings) -> AsyncIterator[FastAPI]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def reader(full: FastAPI) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(transport=ASGITransport(app=full), base_url="http://iris") as client:
+    async with AsyncClient(
+        transport=ASGITransport(app=full), base_url="http://localhost"
+    ) as client:
         yield client
 
 

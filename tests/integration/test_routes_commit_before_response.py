@@ -26,7 +26,7 @@ async def witness(app: FastAPI, connection: asyncpg.Connection) -> Witness:
 @pytest.fixture
 async def watched(witness: Witness) -> AsyncIterator[AsyncClient]:
     transport = ASGITransport(app=witness, raise_app_exceptions=False)
-    async with AsyncClient(transport=transport, base_url="http://iris") as client:
+    async with AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 
@@ -88,7 +88,9 @@ async def test_witness_detects_a_commit_after_the_response(
         return "promised"
 
     witness = Witness(app, connection)
-    async with AsyncClient(transport=ASGITransport(app=witness), base_url="http://late") as client:
+    async with AsyncClient(
+        transport=ASGITransport(app=witness), base_url="http://localhost"
+    ) as client:
         assert (await client.post("/late", json=SETOSA)).status_code == 200
     assert witness.sightings == [Sighting(open_writes=int(flushes), rows=0)]
     assert (await witness.snapshot()).rows == 1

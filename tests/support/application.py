@@ -46,7 +46,7 @@ def engine_of(app: FastAPI) -> AsyncEngine:
 def client_of(app: FastAPI, **headers: str) -> AsyncClient:
     """A client of an application in this process, which sends these headers with each request."""
     transport = ASGITransport(app=app, raise_app_exceptions=False)
-    return AsyncClient(transport=transport, base_url="http://iris", headers=headers)
+    return AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_iris
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from iris_api.inference.artifact import Manifest, save_artifact
+from iris_api.inference import Manifest, save_artifact
 from iris_api.observability.logging import configure_logging
 from iris_api.observability.metrics import Metrics
 from iris_api.settings import Settings

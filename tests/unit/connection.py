@@ -3,7 +3,6 @@
 import asyncio
 import re
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -11,7 +10,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from iris_api.observability.metrics import Metrics
-from iris_api.server.connections import BoundedProtocol, Connections
+from iris_api.server.connections import STATE, Connections, HttpProtocol
 from iris_api.settings import Settings
 from iris_api.web.limits import REFUSAL
 
@@ -21,8 +20,7 @@ ANSWER_HEAD = re.compile(rb"HTTP/1.1 (\d+) .*?content-length: (\d+).*?\r\n\r\n",
 class Application:
     """Answers each request with its path, when the test lets it, having read the body or not."""
 
-    def __init__(self, connections: Connections) -> None:
-        self.state = SimpleNamespace(connections=connections)
+    def __init__(self) -> None:
         self.scopes: list[Scope] = []
         self.bodies: list[bytes] = []
         self.reads = True
@@ -96,12 +94,13 @@ class Connection:
     """A connection to the application."""
 
     def __init__(self, settings: Settings) -> None:
-        self.app = Application(Connections(settings, Metrics()))
+        self.app = Application()
         config = Config(self.app, ws="none", log_config=None, access_log=False, proxy_headers=False)
         config.load()
         self.transport = Transport()
         loop = asyncio.get_running_loop()
-        self.protocol = BoundedProtocol(config, ServerState(), {}, loop)
+        state = {STATE: Connections(settings, Metrics())}
+        self.protocol = HttpProtocol(config, ServerState(), state, loop)
         self.protocol.connection_made(self.transport)
 
     def send(self, *parts: bytes) -> None:

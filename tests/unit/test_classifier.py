@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.base import clone
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+from iris_api.errors import NotPredicted
 from iris_api.inference import Classifier
 from iris_api.inference.training import CANDIDATES
 
@@ -50,6 +52,28 @@ def test_classifier_predict_keeps_the_order_of_the_rows(classifier: Classifier, 
     assert [answer.label for answer in classifier.predict(rows[order])] == [
         in_order[position] for position in order
     ]
+
+
+class Blind(LinearDiscriminantAnalysis):  # type: ignore[misc]  # scikit-learn has no types
+    """Gives NaN for petals longer than 50 cm."""
+
+    def predict_proba(self, rows: Rows) -> Any:
+        probabilities = super().predict_proba(rows)
+        probabilities[rows[:, 2] > 50] = np.nan
+        return probabilities
+
+
+def test_classifier_predict_of_rows_without_probabilities_names_their_positions(
+    rows: Rows, targets: NDArray[np.int64], labels: list[str]
+) -> None:
+    classifier = Classifier(Blind().fit(rows, targets), classes=labels, version="blind-1")
+    some = rows[:6].copy()
+    some[[1, 4], 2] = 51
+    with pytest.raises(
+        NotPredicted, match=r"blind-1 gives no .* for items\[1\], items\[4\]"
+    ) as info:
+        classifier.predict(some)
+    assert info.value.items == [1, 4]
 
 
 def test_classifier_predict_gives_plain_probabilities_with_sum_1(

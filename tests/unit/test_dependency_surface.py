@@ -29,7 +29,6 @@ from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
 from sqlalchemy.engine.base import ExceptionContextImpl
 from sqlalchemy.exc import EmulatedDBAPIException
 from starlette.responses import Response
-from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import Server, ServerState
@@ -49,34 +48,26 @@ def names_of(thing: Any) -> set[str]:
 
 
 PROTOCOL = """
-    pipeline cycle scope url headers parser flow app server_state loop logger access_log
-    data_received on_headers_complete on_body on_message_complete on_response_complete shutdown
-    _start_asgi_task _should_upgrade
+    pipeline cycle url headers flow app_state server_state loop transport expect_100_continue
+    data_received eof_received on_message_begin on_headers_complete on_body on_response_complete
+    shutdown send_400_response _start_asgi_task _unsupported_upgrade_warning
 """
 SUPERVISOR = """
-    signal_queue should_exit processes processes_num sockets config handle_hup handle_term
-    handle_ttin handle_ttou init_processes keep_subprocess_alive join_all
+    signal_queue processes config handle_term keep_subprocess_alive terminate_all join_all
 """
 DEPENDANT = """
     path_params query_params header_params cookie_params body_params dependencies call name
     background_tasks_param_name request_param_name response_param_name
 """
-CYCLE = """
-    scope transport flow logger access_logger access_log default_headers message_event
-    expect_100_continue keep_alive on_response
-"""
+CYCLE = "scope message_event keep_alive more_body response_complete"
 ATTRIBUTES: list[tuple[Any, str, str]] = [
-    (HttpToolsProtocol, PROTOCOL, "connections/"),
-    (FlowControl, "pause_reading resume_reading drain", "connections/"),
-    (Config, "loaded_app encoded_headers", "connections/keeper.py, connections/reading.py"),
-    (ServerState, "default_headers connections tasks", "connections/keeper.py"),
-    (Server, "handle_exit shutdown started", "server.py"),
-    (Multiprocess, SUPERVISOR, "supervisor.py"),
-    (
-        Process,
-        "parent_conn child_conn process pid exitcode _server kill join",
-        "supervisor.py",
-    ),
+    (HttpToolsProtocol, PROTOCOL, "server/connections.py"),
+    (RequestResponseCycle, CYCLE, "server/connections.py"),
+    (FlowControl, "read_paused write_paused resume_reading", "server/connections.py"),
+    (ServerState, "default_headers total_requests", "server/connections.py"),
+    (Server, "handle_exit", "server/run.py"),
+    (Multiprocess, SUPERVISOR, "server/supervisor.py"),
+    (Process, "pid exitcode", "server/supervisor.py"),
     (Dependant, DEPENDANT, "api/direct.py"),
     (APIRoute, "handle dependant methods path_regex", "api/direct.py, api/reads.py"),
     (AsyncAdapt_asyncpg_connection, "run_async driver_connection", "database/pool.py"),
@@ -104,8 +95,6 @@ def test_dependency_has_each_used_name(thing: Any, names: str, user: str) -> Non
 
 
 PARAMETERS: list[tuple[Callable[..., Any], str, str]] = [
-    (RequestResponseCycle, CYCLE, "connections/protocol.py makes one"),
-    (Process, "config sockets", "supervisor.py makes one"),
     (values.MultiProcessValue, "process_identifier", "observability/shared_files.py makes one"),
 ]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from iris_api.errors import NotPredicted
 from iris_api.inference import Classifier, InferenceEngine
 from iris_api.iris import ClassPrediction, Row
 from iris_api.observability.metrics import Metrics
@@ -87,6 +88,64 @@ async def test_inference_engine_records_the_duration_of_each_call(
         await engine.predict(ROW)
     count = metrics.registry.get_sample_value("iris_inference_duration_seconds_count")
     assert count == 3
+
+
+class Picky(Classifier):
+    """Gives no prediction for a petal longer than 50 cm, and fails for one longer than 60 cm."""
+
+    def predict(self, rows: NDArray[np.float64]) -> list[ClassPrediction]:
+        wrong = np.flatnonzero(rows[:, 2] > 50).tolist()
+        if rows[:, 2].max() > 60:
+            raise ArithmeticError("too long")
+        if wrong:
+            raise NotPredicted(self.version, wrong)
+        return super().predict(rows)
+
+
+@pytest.fixture
+def picky(classifier: Classifier) -> Classifier:
+    return Picky(classifier.estimator, classes=classifier.classes, version="picky-1")
+
+
+FAR: Row = (5.1, 3.5, 51.0, 0.2)
+FARTHER: Row = (5.1, 3.5, 61.0, 0.2)
+
+
+@pytest.mark.parametrize("farther", [{0}, {1, 3}, {4}, {0, 1, 2, 3, 4}])
+async def test_inference_engine_with_rows_for_which_the_model_fails_fails_their_callers_alone(
+    picky: Classifier, metrics: Metrics, farther: set[int]
+) -> None:
+    requests = [FARTHER if turn in farther else ROW for turn in range(5)]
+    engine = engine_of(picky, metrics)
+    answers = await asyncio.gather(*map(engine.predict, requests), return_exceptions=True)
+    failed = {turn for turn, answer in enumerate(answers) if isinstance(answer, ArithmeticError)}
+    assert failed == farther
+    others = [answer for answer in answers if isinstance(answer, ClassPrediction)]
+    assert [answer.label for answer in others] == ["setosa"] * (5 - len(farther))
+
+
+@pytest.mark.parametrize("far", [{0}, {1, 3}, {4}, {0, 1, 2, 3, 4}])
+async def test_inference_engine_with_rows_without_probabilities_fails_their_callers_alone(
+    picky: Classifier, metrics: Metrics, rows: NDArray[np.float64], far: set[int]
+) -> None:
+    requests = [FAR if turn in far else tuple(rows[50 * turn % 150]) for turn in range(5)]
+    engine = engine_of(picky, metrics)
+    answers = await asyncio.gather(*map(engine.predict, requests), return_exceptions=True)
+    labels = ["setosa", "versicolor", "virginica", "setosa", "versicolor"]
+    for turn, (answer, label) in enumerate(zip(answers, labels, strict=True)):
+        if turn in far:
+            assert isinstance(answer, NotPredicted)
+            assert "picky-1 gives no probabilities for these features" in answer.detail
+        else:
+            assert isinstance(answer, ClassPrediction)
+            assert answer.label == label
+
+
+async def test_inference_engine_predict_many_with_rows_without_probabilities_names_them(
+    picky: Classifier, metrics: Metrics
+) -> None:
+    with pytest.raises(NotPredicted, match=r"items\[1\], items\[3\], "):
+        await engine_of(picky, metrics).predict_many([ROW, FAR, ROW, FAR])
 
 
 async def test_inference_engine_with_a_failing_classifier_raises_its_error(

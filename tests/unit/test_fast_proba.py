@@ -1,3 +1,4 @@
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 
+from iris_api.inference.columns import Arrangement
 from iris_api.inference.fast_proba import probabilities_of
 
 DATA = load_iris()
@@ -42,6 +44,17 @@ def test_probabilities_of_a_fast_estimator_equal_predict_proba(
     shorter = probabilities_of(ESTIMATORS[name])
     assert shorter != ESTIMATORS[name].predict_proba
     np.testing.assert_array_equal(shorter(matrix), ESTIMATORS[name].predict_proba(matrix))
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_probabilities_of_columns_in_another_order_equal_predict_proba(name: str) -> None:
+    """The faster equivalent is used all the same."""
+    order = [3, 1, 0, 2]
+    estimator = copy(ESTIMATORS[name])
+    estimator.predict_proba = None
+    probabilities = probabilities_of(estimator, Arrangement(order))(DATA.data)
+    expected = ESTIMATORS[name].predict_proba(DATA.data[:, order])
+    np.testing.assert_array_equal(probabilities, expected)
 
 
 class Renamed(RandomForestClassifier):  # type: ignore[misc]

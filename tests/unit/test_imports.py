@@ -43,7 +43,7 @@ def test_lint_imports_of_the_source_breaks_no_contract() -> None:
         ("inference/engine.py", "import iris_api.api", "A package imports only from packages"),
         ("server/supervisor.py", "import iris_api.server.run", "Within the server package"),
         ("database/models.py", "import iris_api.database.crud", "Within the database package"),
-        ("inference/artifact.py", "import iris_api.inference.engine", "Within the inference"),
+        ("inference/loading.py", "import iris_api.inference.engine", "Within the inference"),
         ("inference/classifier.py", "import fastapi", "Inference knows neither FastAPI nor"),
     ],
 )

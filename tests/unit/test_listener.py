@@ -1,72 +1,77 @@
 import errno
-import selectors
 import socket
-import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from iris_api.errors import ConfigurationError
-from iris_api.server.listener import listen, turn_away
+from iris_api.server.listener import bind, listen
 from iris_api.settings import Settings
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a filter of Linux' own")
 
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    with listen(Settings(port=0)) as listener:
+    with bind(Settings(port=0)) as listener:
         listener.settimeout(30)
         yield listener
 
 
-def test_listen_on_a_taken_port_is_a_configuration_error(listener: socket.socket) -> None:
+def test_bind_on_a_taken_port_is_a_configuration_error(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
+    listen(listener, Settings(port=port))
     with pytest.raises(ConfigurationError) as error:
-        listen(Settings(port=port))
+        bind(Settings(port=port))
     assert str(error.value) == (
-        f"127.0.0.1 port {port} cannot be had: Address already in use. "
+        f"Cannot listen on 127.0.0.1 port {port}: Address already in use. "
         "Stop what listens there, or set IRIS_PORT to another port."
     )
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid"])
-def test_listen_on_an_address_of_another_machine_is_a_configuration_error(host: str) -> None:
+def test_bind_on_an_address_of_another_machine_is_a_configuration_error(host: str) -> None:
     with pytest.raises(ConfigurationError, match=r"\. Set IRIS_HOST to an address of this machine"):
-        listen(Settings(host=host, port=0, auth="off"))
+        bind(Settings(host=host, port=0, auth="off"))
 
 
-def test_listen_on_a_port_without_permission_is_a_configuration_error(
+def test_bind_on_a_port_without_permission_is_a_configuration_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(*_arguments: object, **_options: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied (while attempting to bind)")
+    def refuse(*_arguments: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(socket, "create_server", refuse)
+    monkeypatch.setattr(socket.socket, "bind", refuse)
     with pytest.raises(ConfigurationError, match=r"denied\. Set IRIS_PORT to a port from 1024 up"):
-        listen(Settings(port=80))
+        bind(Settings(port=80))
 
 
-def test_turn_away_keeps_established_connections(listener: socket.socket) -> None:
+def test_bind_refuses_clients_before_listen(listener: socket.socket) -> None:
+    settings = Settings(port=0)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(listener.getsockname())
+    listen(listener, settings)
     with socket.create_connection(listener.getsockname()) as client:
-        turn_away(listener)
         client.sendall(b"before")
         server, _ = listener.accept()
         with server:
             assert server.recv(100) == b"before"
-            client.sendall(b"behind")
-            assert server.recv(100) == b"behind"
 
 
-def test_turn_away_refuses_later_connections_when_the_socket_is_closed(
+def test_listen_on_a_port_that_another_took_meanwhile_is_a_configuration_error(
     listener: socket.socket,
 ) -> None:
-    turn_away(listener)
-    with socket.socket() as client, selectors.DefaultSelector() as selector:
-        client.setblocking(False)  # noqa: FBT003, the socket's own
-        client.connect_ex(listener.getsockname())
-        selector.register(client, selectors.EVENT_WRITE)
-        assert selector.select(0.3) == []
-        listener.close()
-        assert selector.select(30) != []
-        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+    settings = Settings(port=listener.getsockname()[1])
+    with bind(settings) as second:
+        listen(listener, settings)
+        with pytest.raises(ConfigurationError, match=r"Address already in use\. Stop what listens"):
+            listen(second, settings)
+
+
+def test_bind_waits_for_a_port_that_is_given_up(listener: socket.socket) -> None:
+    settings = Settings(port=listener.getsockname()[1])
+    listen(listener, settings)
+    timer = threading.Timer(0.3, listener.close)
+    timer.start()
+    with bind(settings) as second:
+        assert second.getsockname()[1] == settings.port
+    timer.join()

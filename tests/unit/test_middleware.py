@@ -36,6 +36,12 @@ async def be_cancelled(_scope: Scope, _receive: Receive, _send: Send) -> None:
     raise asyncio.CancelledError
 
 
+def observed(app: ASGIApp, metrics: Metrics, *, is_stopping: bool = False) -> ASGIApp:
+    return ObservabilityMiddleware(
+        app, metrics=metrics, render_failure=failure_response, is_stopping=lambda: is_stopping
+    )
+
+
 @pytest.fixture
 def exchange(metrics: Metrics) -> Exchange:
     """Send one request through the middleware; what the application sends is returned."""
@@ -50,8 +56,7 @@ def exchange(metrics: Metrics) -> Exchange:
             sent.append(message)
 
         request = {"type": "http", "method": "GET", "path": "/", "headers": headers, **scope}
-        middleware = ObservabilityMiddleware(app, metrics=metrics, render_failure=failure_response)
-        await middleware(request, receive, send)
+        await observed(app, metrics)(request, receive, send)
         return sent
 
     return exchange
@@ -156,10 +161,26 @@ async def test_observability_middleware_with_another_scope_passes_it_unchanged(
         calls.append(call)
 
     call: tuple[Any, ...] = ({"type": kind}, object(), object())
-    middleware = ObservabilityMiddleware(note, metrics=metrics, render_failure=failure_response)
-    await middleware(*call)
+    await observed(note, metrics)(*call)
     assert calls == [call]
     assert b"iris_http_requests_total{" not in metrics.render()
+
+
+@pytest.mark.parametrize("is_stopping", [False, True])
+async def test_observability_middleware_closes_connections_while_the_service_stops(
+    metrics: Metrics, *, is_stopping: bool
+) -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    await observed(greet, metrics, is_stopping=is_stopping)(scope, receive, send)
+    assert ((b"connection", b"close") in sent[0]["headers"]) == is_stopping
 
 
 async def test_observability_middleware_counts_and_times_requests_by_route_template(

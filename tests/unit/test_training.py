@@ -9,7 +9,7 @@ from sklearn.datasets import load_iris
 from sklearn.neighbors import KNeighborsClassifier
 
 from iris_api.inference import Manifest, load_artifact
-from iris_api.inference.artifact import Scores
+from iris_api.inference.manifest import Scores
 from iris_api.inference.training import (
     CALIBRATIONS,
     CANDIDATES,

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from iris_api.errors import DeadlineExceeded, InternalError, ModelUnavailable
-from iris_api.inference.artifact import Manifest
+from iris_api.inference.manifest import ModelCard
 from iris_api.resources import Model
 from iris_api.web.access import ACCESS_PROBLEMS, SECURED, Reader
 from iris_api.web.problems import problem_responses
@@ -20,6 +20,6 @@ router = APIRouter(route_class=ReadRoute, tags=["model"])
     ),
     openapi_extra=SECURED,
 )
-async def read_model(model: Model, _caller: Reader) -> Manifest:
+async def read_model(model: Model, _caller: Reader) -> ModelCard:
     """Version, digest, libraries, classes, features with their ranges, and scores."""
     return model.manifest

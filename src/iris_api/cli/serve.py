@@ -3,10 +3,10 @@
 from iris_api import signals
 from iris_api.cli.console import begin
 from iris_api.cli.migrate import migrate_database
-from iris_api.cli.train import train_if_missing
+from iris_api.cli.train import train_if_missing, warn_of_unlisted_models
 from iris_api.database.session import require_durable
 from iris_api.embedded.postgres import provide_database
-from iris_api.server.listener import listen
+from iris_api.server.listener import bind, listen
 from iris_api.server.run import run, when_ready
 
 
@@ -14,9 +14,10 @@ def serve(*, prepare: bool) -> None:
     """Serve until a signal. First migrate and train, if ``prepare`` or the database is embedded."""
     settings, console = begin()
     with (
-        listen(settings) as listener,
+        bind(settings) as listener,
         provide_database(settings, exclusive=True, report=console.info) as with_database,
     ):
+        warn_of_unlisted_models(settings, console)
         if prepare or settings.database_url is None:
             migrate_database(with_database, console)
             train_if_missing(settings, console)
@@ -28,5 +29,6 @@ def serve(*, prepare: bool) -> None:
                 "failover (docs/promises.md)",
                 event="durability_partly_checked",
             )
+        listen(listener, settings)
         when_ready(listener, console.print_ready)
         run(with_database, listener)

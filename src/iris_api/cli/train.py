@@ -5,7 +5,7 @@ import typer
 from iris_api.cli.console import Console, begin
 from iris_api.errors import ConfigurationError
 from iris_api.inference import training
-from iris_api.inference.artifact import MANIFEST_NAME, Scores
+from iris_api.inference.manifest import MANIFEST_NAME, Scores, unlisted_models
 from iris_api.settings import Settings
 
 
@@ -18,6 +18,18 @@ def train(candidate: str | None) -> None:
     settings, console = begin()
     _train(settings, console, candidate)
     console.info("A service that runs already takes it when it is restarted")
+
+
+def warn_of_unlisted_models(settings: Settings, console: Console) -> None:
+    """Say how to bring in a model file that somebody has put beside the manifest."""
+    for path in unlisted_models(settings.model_dir):
+        console.warn(
+            f"{path} has no manifest, so it is not served. To serve it, run in Python "
+            f"iris_api.inference.save_artifact({str(path)!r}, rows, labels, {str(path.parent)!r}) "
+            "with its training rows and the labels of its classes (docs/models.md). Then, or if "
+            "you do not need it, move it away",
+            event="model_without_manifest",
+        )
 
 
 def train_if_missing(settings: Settings, console: Console) -> None:

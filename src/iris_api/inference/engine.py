@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from iris_api.batching import Batcher
+from iris_api.errors import NotPredicted
 from iris_api.inference.classifier import Classifier
 from iris_api.iris import ClassPrediction, Row
 from iris_api.observability.metrics import Metrics
@@ -37,7 +38,7 @@ class InferenceEngine:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="inference")
         self._metrics = metrics
         self._batcher: Batcher[Row, ClassPrediction] = Batcher(
-            self.predict_many,
+            self._predict_each,
             max_batch=max_batch,
             max_waiting=max_waiting,
             max_wait_seconds=max_wait_seconds,
@@ -52,15 +53,16 @@ class InferenceEngine:
     async def predict(self, row: Row) -> ClassPrediction:
         """Classify one row, within a batch. The classifier's exceptions propagate.
 
-        Raises `Overloaded` if too many rows wait, if this one waited too long, or after `aclose`.
+        Raises `Overloaded` if too many rows wait, if this one waited too long, or after `aclose`;
+        `NotPredicted` if this row has no probabilities.
         """
         return await self._batcher.submit(row)
 
     async def predict_many(self, rows: Sequence[Row]) -> list[ClassPrediction]:
         """Classify rows by one call, in order. The classifier's exceptions propagate.
 
-        A cancelled caller returns at once. A call that has begun runs to its end, because a thread
-        cannot be stopped.
+        Raises `NotPredicted` if a row has no probabilities. A cancelled caller returns at once. A
+        call that has begun runs to its end, because a thread cannot be stopped.
         """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._predict, rows)
@@ -72,6 +74,26 @@ class InferenceEngine:
         """
         await self._batcher.aclose()
         self._threads.shutdown(wait=False, cancel_futures=cancel_queued)
+
+    async def _predict_each(self, rows: Sequence[Row]) -> Sequence[ClassPrediction | Exception]:
+        """Classify rows of several callers: a row for which the ML model fails, fails alone."""
+        try:
+            return await self.predict_many(rows)
+        except NotPredicted as problem:
+            failed = set(problem.items)
+            others = [row for position, row in enumerate(rows) if position not in failed]
+            answers = iter(await self.predict_many(others) if others else ())
+            version = self.classifier.version
+            return [
+                NotPredicted(version) if position in failed else next(answers)
+                for position in range(len(rows))
+            ]
+        except Exception as error:  # noqa: BLE001, its caller gets it
+            if len(rows) == 1:
+                return [error]
+            middle = len(rows) // 2
+            halves = rows[:middle], rows[middle:]
+            return [one for half in halves for one in await self._predict_each(half)]
 
     def _predict(self, rows: Sequence[Row]) -> list[ClassPrediction]:
         started = time.perf_counter()

@@ -19,8 +19,9 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
-from iris_api.inference.artifact import Manifest, Scores, save_artifact
 from iris_api.inference.dataset import load_dataset
+from iris_api.inference.manifest import Manifest, Scores
+from iris_api.inference.saving import save_artifact
 from iris_api.iris import LABELS
 
 SEED = 0

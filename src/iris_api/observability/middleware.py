@@ -24,15 +24,21 @@ class ObservabilityMiddleware:
 
     Logs an exception that the application did not handle, and responds by ``render_failure``.
     Starlette's ``ServerErrorMiddleware`` would raise it again, and so close the client's keep-alive
-    connection.
+    connection. While ``is_stopping`` returns True, each response closes its connection.
     """
 
     def __init__(
-        self, app: ASGIApp, *, metrics: Metrics, render_failure: Callable[[Scope], ASGIApp]
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        render_failure: Callable[[Scope], ASGIApp],
+        is_stopping: Callable[[], bool],
     ) -> None:
         self.app = app
         self.metrics = metrics
         self.render_failure = render_failure
+        self.is_stopping = is_stopping
         self.access_log = AccessLog(on_failure=metrics.note_failure)
         self.log = structlog.get_logger("iris_api")
 
@@ -52,6 +58,8 @@ class ObservabilityMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"].append((b"x-request-id", request_id.encode("ascii")))
+                if self.is_stopping():  # the client's next request is for another replica
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
@@ -84,4 +92,9 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _ACCEPTABLE_ID.fullmatch(value):
             return str(value, "ascii")
+    return new_request_id()
+
+
+def new_request_id() -> str:
+    """A random request id, 32 hexadecimal digits."""
     return os.urandom(16).hex()

@@ -3,20 +3,17 @@
 import atexit
 import functools
 import os
+import queue
 import select
-import socket
-import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TextIO, cast
 
 import structlog
 
-_MOST_WAITING = 2**20
-"""Most bytes that wait for the reader; lines beyond that are dropped."""
-_SECONDS_TO_DRAIN = 0.25
-Send = Callable[[bytes], int]
-"""Writes without waiting, and returns the number of bytes written; `BlockingIOError`: none."""
+_MAX_WRITES = 256
+"""Writes that wait for the reader; lines beyond that are dropped."""
+_DRAIN_SECONDS = 0.25
 log = structlog.get_logger("iris_api")
 
 
@@ -27,12 +24,9 @@ def unblocked(stream: TextIO) -> TextIO:
     Returns a stream without a file descriptor, as in tests, unchanged.
     """
     try:
-        fileno = stream.fileno()
-        mode = os.fstat(fileno).st_mode
+        return cast(TextIO, _LogQueue(stream.fileno()))
     except (OSError, ValueError):
         return stream
-    has_reader = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fileno)
-    return cast(TextIO, _Queue(fileno) if has_reader else _File(fileno))
 
 
 def drain() -> None:
@@ -40,112 +34,74 @@ def drain() -> None:
 
     Runs when the interpreter exits; call it if a signal ends the process without that.
     """
-    for queue in _queues:
-        queue.drain()
+    for waiting in _queues:
+        waiting.drain()
 
 
-class _File:
-    """Writes at once. Drops and counts lines that cannot be written, as on a full disk."""
+class _LogQueue:
+    """Lines that a thread writes; only it waits for the reader."""
 
     def __init__(self, fileno: int) -> None:
         self._fileno = fileno
+        self._queue: queue.Queue[bytes] = queue.Queue(_MAX_WRITES)
+        self._is_broken = False
         self._dropped = 0
-        self._ends_within_line = False
-        """Whether the file ends within a line."""
-
-    def write(self, text: str) -> None:
-        """Write the text, or drop it."""
-        if not self._write(_encoded(text)):
-            self._dropped += text.count("\n")
-        elif self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            log.warning("log_lines_dropped", lines=dropped)
-
-    def flush(self) -> None:
-        """Do nothing: `write` needs no flush."""
-
-    def _write(self, data: bytes) -> bool:
-        """Write all of it, however long it takes; False if that fails."""
-        for piece in _pieces(b"\n" * self._ends_within_line + data):
-            rest = piece
-            try:
-                while rest:
-                    rest = rest[self._write_some(rest) :]
-            except OSError:
-                if len(rest) < len(piece):
-                    self._ends_within_line = True
-                return False
-            self._ends_within_line = False
-        return True
-
-    def _write_some(self, data: bytes) -> int:
-        while True:
-            try:
-                return os.write(self._fileno, data)
-            except BlockingIOError:  # another process made the shared file non-blocking
-                room = select.poll()
-                room.register(self._fileno, select.POLLOUT)
-                room.poll()
-
-
-class _Queue(_File):
-    """Writes to a reader, which may stop reading. Drops and counts lines beyond a bound.
-
-    `write` first tries to send without waiting; a thread writes the rest, and only it waits. Some
-    pipes do not allow that attempt; without it, a lone caller's request costs some % more.
-    """
-
-    def __init__(self, fileno: int) -> None:
-        super().__init__(fileno)
-        self._send = _sender_to(fileno)
-        self._changed = threading.Condition()
-        self._data: list[bytes] = []
-        self._waiting = 0
-        """Bytes that are not written yet."""
+        self._lock = threading.Lock()
         _queues.append(self)
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
     def write(self, text: str) -> None:
-        """Write the text, leave it to the thread, or drop it."""
-        data = _encoded(text)
-        with self._changed:
-            if self._send is not None and not self._waiting:
-                data = _rest_of(data, self._send)
-                if not data:
-                    return
-            elif self._waiting + len(data) > _MOST_WAITING:
-                self._dropped += text.count("\n")
-                return
-            self._data.append(data)
-            self._waiting += len(data)
-            self._changed.notify_all()
+        """Leave the text to the thread, or drop it if too much waits."""
+        data = text.encode(errors="backslashreplace")
+        try:
+            self._queue.put_nowait(data)
+        except queue.Full:
+            self._drop(data)
+
+    def flush(self) -> None:
+        """Return at once: `logging` and structlog call it after each write."""
 
     def drain(self) -> None:
-        """Return when all lines are written, or after `_SECONDS_TO_DRAIN`."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._waiting, _SECONDS_TO_DRAIN)
+        """Return when all lines are written, or after `_DRAIN_SECONDS`."""
+        done = self._queue.all_tasks_done
+        with done:
+            done.wait_for(lambda: not self._queue.unfinished_tasks, _DRAIN_SECONDS)
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._data)
-                data = b"".join(self._data)
-                self._data.clear()
-            self._write(data)  # False if the reader is gone; then no line is missed
-            with self._changed:
-                self._waiting -= len(data)
-                dropped, self._dropped = self._dropped, 0
-                self._changed.notify_all()
-            if dropped:
-                log.warning("log_lines_dropped", lines=dropped)
+            for piece in _pieces(self._queue.get()):
+                try:
+                    self._write(piece)
+                except OSError:  # the disk is full, or the reader is gone
+                    self._is_broken = True
+                    self._drop(piece)
+                else:
+                    self._report_dropped()
+            self._queue.task_done()
+
+    def _write(self, data: bytes) -> None:
+        if self._is_broken:  # the last line may be there in part
+            data = b"\n" + data
+        while data:
+            try:
+                data = data[os.write(self._fileno, data) :]
+            except BlockingIOError:  # another process made the shared file non-blocking
+                select.select([], [self._fileno], [])
+        self._is_broken = False
+
+    def _drop(self, data: bytes) -> None:
+        with self._lock:
+            self._dropped += data.count(b"\n")
+
+    def _report_dropped(self) -> None:
+        with self._lock:
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            log.warning("log_lines_dropped", lines=dropped)
 
 
-_queues: list[_Queue] = []
+_queues: list[_LogQueue] = []
 atexit.register(drain)
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode(errors="backslashreplace")
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:
@@ -158,43 +114,3 @@ def _pieces(data: bytes) -> Iterator[bytes]:
         end = data.rfind(b"\n", start, start + select.PIPE_BUF) + 1 or start + select.PIPE_BUF
         yield data[start:end]
         start = end
-
-
-def _rest_of(data: bytes, send: Send) -> bytes:
-    """Send without waiting, and return the rest."""
-    sent = 0
-    try:
-        for piece in _pieces(data):
-            taken = send(piece)
-            sent += taken
-            if taken < len(piece):
-                break
-    except OSError:  # it is full, or the reader is gone, which the thread will find
-        pass
-    return data[sent:]
-
-
-def _sender_to(fileno: int) -> Send | None:
-    """A function that writes there without waiting, whatever other writers do; None if impossible.
-
-    Reopens a pipe: O_NONBLOCK belongs to the open file description, which other processes share.
-    Another user's pipe cannot be reopened.
-    """
-    mode = os.fstat(fileno).st_mode
-    if stat.S_ISSOCK(mode):
-        return functools.partial(_send_to_socket, fileno)
-    if stat.S_ISFIFO(mode):
-        try:
-            own = os.open(f"/proc/self/fd/{fileno}", os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:
-            return None
-        return functools.partial(os.write, own)
-    return None
-
-
-def _send_to_socket(fileno: int, data: bytes) -> int:
-    connection = socket.socket(fileno=fileno)
-    try:
-        return connection.send(data, socket.MSG_DONTWAIT)
-    finally:
-        connection.detach()  # else its destructor closes standard error

@@ -1,12 +1,10 @@
-"""The listening socket: how it is taken, and how it is left without leaving anybody before it."""
+"""The listening socket."""
 
-import ctypes
 import errno
 import os
 import socket
-import struct
-import sys
-from contextlib import suppress
+import time
+from collections.abc import Callable
 from ipaddress import ip_address
 
 from iris_api.errors import ConfigurationError
@@ -19,62 +17,64 @@ _ADVICE = {
     errno.EACCES: "Set IRIS_PORT to a port from 1024 up.",
 }
 """What to do by the error's number; `_OTHER_HOST` for all else."""
-SECONDS_TO_CONNECT = 0.1
-"""What a handshake that has begun may take until the socket is closed."""
-_SO_ATTACH_FILTER = 26  # of Linux' asm-generic/socket.h; the socket module does not have it
-_NO_SYN = (
-    (0x30, 0, 0, 13),  # ldb [13]: the flags of a TCP header
-    (0x45, 0, 1, 0x02),  # jset #2: one is SYN, else skip one
-    (0x06, 0, 0, 0),  # ret #0: drop it
-    (0x06, 0, 0, 0xFFFFFFFF),  # ret #-1: keep all of it
-)
-"""A program of the classic Berkeley packet filter: code, jumps if true and if false, operand."""
+_RETRIES = 20
+_RETRY_SECONDS = 0.1
+"""For 2 s, the workers of a supervisor that was killed may still have the port."""
 
 
-def listen(settings: Settings) -> socket.socket:
-    """Take the port.
+def bind(settings: Settings) -> socket.socket:
+    """Reserve the port. Clients cannot connect before `listen`.
 
-    Raises `ConfigurationError` where it cannot be had, or where it would be open to anybody who
-    reaches this machine without anybody having said so.
+    Raises `ConfigurationError` if that is impossible, or if ``IRIS_AUTH`` is not set and other
+    machines could reach the address.
     """
     try:
         family, *_, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        if settings.auth is None and not ip_address(address[0]).is_loopback:
-            raise ConfigurationError(
-                f"{settings.host} is reachable from elsewhere, and IRIS_AUTH is not set. Set it to "
-                "`keys` and make one with `iris-api keys create`, or to `off` if everybody who "
-                "reaches this address may predict and read."
-            )
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except (OSError, UnicodeError) as error:  # the latter of a name that cannot be one
+    except (OSError, UnicodeError):  # the latter: it cannot be a host name
+        raise _error(settings, f"there is no such host. {_OTHER_HOST}") from None
+    if settings.auth is None and not ip_address(address[0]).is_loopback:
         raise ConfigurationError(
-            f"{settings.host} port {settings.port} cannot be had: {_reason_and_advice(error)}"
-        ) from None
+            f"{settings.host} is reachable from elsewhere, and IRIS_AUTH is not set. Set it to "
+            "`keys` and make one with `iris-api keys create`, or to `off` if everybody who "
+            "reaches this address may predict and read."
+        )
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        _retry_in_use(lambda: listener.bind(address[:2]))
+    except OSError as error:
+        listener.close()
+        raise _error(settings, _reason_and_advice(error)) from None
+    return listener
 
 
-def _reason_and_advice(error: OSError | UnicodeError) -> str:
-    if isinstance(error, (socket.gaierror, UnicodeError)):
-        return f"there is no such host. {_OTHER_HOST}"
+def listen(listener: socket.socket, settings: Settings) -> None:
+    """Let clients connect. Raises `ConfigurationError` if another process did so meanwhile."""
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise _error(settings, _reason_and_advice(error)) from None
+
+
+def _retry_in_use(take: Callable[[], None]) -> None:
+    for _ in range(_RETRIES):
+        try:
+            return take()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        time.sleep(_RETRY_SECONDS)
+    return take()
+
+
+def _error(settings: Settings, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"Cannot listen on {settings.host} port {settings.port}: {reason}")
+
+
+def _reason_and_advice(error: OSError) -> str:
     number = error.errno or 0
     return f"{os.strerror(number)}. {_ADVICE.get(number, _OTHER_HOST)}"
-
-
-def turn_away(listener: socket.socket) -> None:
-    """Take no new connection from now on, but leave those alone that have begun.
-
-    A socket that is closed resets whoever has connected and was not accepted yet, and the request
-    that such a client has sent already. After this, a client's first segment is dropped: it sends
-    it again after a second, and is refused then, so it can go elsewhere, for it has sent nothing
-    else. Without effect on systems other than Linux.
-
-    It is for all processes that share the socket, and for good.
-    """
-    if sys.platform != "linux":
-        return
-    code = b"".join(struct.pack("HBBI", *instruction) for instruction in _NO_SYN)
-    program = ctypes.create_string_buffer(code, len(code))
-    pointer = struct.pack("HL", len(_NO_SYN), ctypes.addressof(program))
-    with suppress(OSError):  # a kernel without filters
-        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, pointer)

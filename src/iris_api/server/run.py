@@ -1,6 +1,5 @@
 """Runs the application by uvicorn, in this process or in several workers."""
 
-import asyncio
 import json
 import os
 import resource
@@ -21,11 +20,9 @@ from uvicorn.config import STARTUP_FAILURE
 from iris_api import signals
 from iris_api.observability.metrics import warn_of_unshared_metrics
 from iris_api.observability.shared_files import FOLDER_VARIABLE
-from iris_api.server.connections import BoundedProtocol
-from iris_api.server.listener import BACKLOG, SECONDS_TO_CONNECT, turn_away
-from iris_api.server.supervisor import (
-    Supervisor,
-)
+from iris_api.server.connections import HttpProtocol
+from iris_api.server.listener import BACKLOG
+from iris_api.server.supervisor import Supervisor
 from iris_api.settings import Settings
 
 OnReady: TypeAlias = Callable[[str, int, dict[str, Any]], None]
@@ -41,26 +38,9 @@ def run(settings: Settings, listener: socket.socket) -> None:
     assert settings.database_url is not None, "the caller has found a database"  # noqa: S101
     _allow_open_files(settings.max_connections + _OTHER_FILES)
     os.environ["IRIS_DATABASE_URL"] = settings.database_url.get_secret_value()
-    config = uvicorn.Config(
-        "iris_api.server.worker:application",
-        factory=True,
-        workers=settings.workers,
-        loop="uvloop",
-        http=BoundedProtocol,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        headers=[("X-Content-Type-Options", "nosniff")],  # browsers must not guess types
-        # No response depends on the client's address or scheme, and `BoundedProtocol` needs the
-        # application itself in `Config.loaded_app`: uvicorn's middleware would wrap it.
-        proxy_headers=False,
-        backlog=BACKLOG,
-        timeout_graceful_shutdown=settings.shutdown_timeout,
-    )
+    config = configure(settings)
     if settings.workers == 1:
-        server = _Server(config)
+        server = uvicorn.Server(config)
         with signals.defer_signals(lambda: server.handle_exit(signal.SIGTERM, None)):
             server.run(sockets=[listener])
     else:
@@ -68,8 +48,30 @@ def run(settings: Settings, listener: socket.socket) -> None:
             supervisor = Supervisor(config, [listener], settings.shutdown_delay)
             with signals.defer_signals(supervisor.handle_term):
                 supervisor.run()
-        if supervisor.has_failed:
+        if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
             sys.exit(STARTUP_FAILURE)
+
+
+def configure(
+    settings: Settings, factory: str = "iris_api.server.worker:application"
+) -> uvicorn.Config:
+    """Uvicorn's configuration; ``factory`` builds the application in each worker."""
+    return uvicorn.Config(
+        factory,
+        factory=True,
+        workers=settings.workers,
+        loop="uvloop",
+        http=HttpProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        headers=[("X-Content-Type-Options", "nosniff")],  # browsers must not guess types
+        proxy_headers=False,  # no response depends on the client's address or scheme
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=settings.shutdown_timeout,
+    )
 
 
 @contextmanager
@@ -85,17 +87,6 @@ def _metrics_folder() -> Iterator[None]:
     with folder as path:
         os.environ[FOLDER_VARIABLE] = path
         yield
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, which also serves clients that connected but were not accepted yet."""
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept the connections that have begun, then stop."""
-        for listener in sockets or []:
-            turn_away(listener)
-        await asyncio.sleep(SECONDS_TO_CONNECT)
-        await super().shutdown(sockets)
 
 
 def _allow_open_files(count: int) -> None:

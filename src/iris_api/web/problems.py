@@ -94,6 +94,24 @@ def problem_response(problem: Problem, scope: Scope) -> Response:
     return Response(content, problem.status, headers, media_type=MEDIA_TYPE)
 
 
+def problem_message(
+    problem: Problem, request_id: str, headers: Sequence[tuple[bytes, bytes]]
+) -> bytes:
+    """The whole HTTP/1.1 response to what is no request; it closes the connection."""
+    token = request_id_of_context.set(request_id)
+    response = problem_response(problem, {"path": "/"})
+    request_id_of_context.reset(token)
+    all_headers = [
+        (b"connection", b"close"),
+        (b"x-request-id", request_id.encode("ascii")),
+        *headers,
+        *response.raw_headers,
+    ]
+    status_line = f"HTTP/1.1 {int(problem.status)} {problem.status.phrase}".encode("ascii")
+    lines = [status_line, *(b"%s: %s" % header for header in all_headers), b""]
+    return b"\r\n".join([*lines, bytes(response.body)])
+
+
 def _reference_to(path: str) -> str:
     """The path as a URI reference (RFC 3986, section 4.2); a leading `//` would begin a host."""
     quoted = quote(path, safe=_SAFE_IN_PATH, errors="surrogatepass")
