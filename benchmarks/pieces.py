@@ -104,7 +104,9 @@ def answering_at_once(resources: Resources, answer: ClassPrediction) -> Resource
             return stored
 
     model = replace(resources.model.get(), engine=cast(InferenceEngine, Engine()))
-    return replace(resources, model=ModelHolder(model), recorder=cast(Recorder, Storage()))
+    return replace(
+        resources, model=ModelHolder(model, resources.metrics), recorder=cast(Recorder, Storage())
+    )
 
 
 async def of_calls(call: Callable[[], Awaitable[object]]) -> float:

@@ -45,6 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Build the application. Opens nothing: the lifespan opens and closes the resources."""
     metrics = Metrics()
     limits = Limits(settings)
+    metrics.read_at_scrape(metrics.requests_in_flight, lambda: len(limits.requests))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -52,7 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.session_factory = resources.session_factory  # where `get_db` looks for it
         prune = partial(forget_old_keys, resources.session_factory, settings)
         try:
-            async with background_tasks(limits.watch, prune):
+            async with background_tasks(limits.watch, metrics.watch, prune):
                 yield
         finally:
             await resources.aclose()

@@ -64,6 +64,11 @@ class Batcher(Generic[Item, Result]):
         self._unbegun = 0
         self._closed = False
 
+    @property
+    def waiting(self) -> int:
+        """How many items no batch has taken yet, those of cancelled callers among them."""
+        return len(self._waiting)
+
     async def submit(self, item: Item) -> Result:
         """Wait for the item's result and return it.
 

@@ -3,14 +3,13 @@
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Self
+from typing import Annotated, Self, cast
 
 import anyio
 import structlog
 from fastapi import Depends, Request
-from sqlalchemy import event
+from sqlalchemy import QueuePool
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import ConnectionPoolEntry
 
 from iris_api.auth.key_cache import ApiKeyCache
 from iris_api.database.session import SessionFactory, create_engine, create_session_factory
@@ -23,7 +22,6 @@ from iris_api.recording.readiness import DatabaseCheck
 from iris_api.recording.recorder import Recorder
 from iris_api.settings import Settings
 
-_IN_USE = "iris_in_use"
 _DISPOSE_SECONDS = 1.0
 log = structlog.get_logger("iris_api")
 
@@ -39,8 +37,14 @@ class ServedModel:
 class ModelHolder:
     """Holds the ML model in use; another may replace it while requests run."""
 
-    def __init__(self, served: ServedModel | ModelUnavailable) -> None:
-        self._served = served
+    def __init__(self, served: ServedModel | ModelUnavailable, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._set(served)
+
+    @property
+    def waiting_rows(self) -> int:
+        """How many rows wait for the ML model."""
+        return self._served.engine.waiting_rows if isinstance(self._served, ServedModel) else 0
 
     def get(self) -> ServedModel:
         """The ML model in use. Raises `ModelUnavailable` if there is none.
@@ -53,9 +57,15 @@ class ModelHolder:
 
     async def swap(self, served: ServedModel) -> None:
         """Use this ML model from now on; return when the previous one has answered its queue."""
-        before, self._served = self._served, served
+        before = self._served
+        self._set(served)
         if isinstance(before, ServedModel):
             await before.engine.aclose(cancel_queued=False)
+
+    def _set(self, served: ServedModel | ModelUnavailable) -> None:
+        self._served = served
+        if isinstance(served, ServedModel):
+            self._metrics.set_model(served.manifest.version, served.manifest.sha256)
 
     async def aclose(self) -> None:
         """Refuse new rows, answer the accepted ones, and end the ML model's threads."""
@@ -85,7 +95,6 @@ class Resources:
         Does not fail without the database or the ML model: then the service is not ready.
         """
         engine = create_engine(settings)
-        _measure_pool(engine, metrics, settings.database_pool_size)
         session_factory = create_session_factory(engine)
         recorder = Recorder(
             engine,
@@ -95,7 +104,7 @@ class Resources:
             max_in_flight=settings.database_groups_in_flight,
             metrics=metrics,
         )
-        return cls(
+        resources = cls(
             settings=settings,
             metrics=metrics,
             engine=engine,
@@ -105,8 +114,10 @@ class Resources:
             database_check=DatabaseCheck(
                 session_factory, recorder.recent_failure, timeout_seconds=settings.readiness_timeout
             ),
-            model=ModelHolder(await load_model(settings, metrics)),
+            model=ModelHolder(await load_model(settings, metrics), metrics),
         )
+        _read_gauges_of(resources)
+        return resources
 
     async def aclose(self) -> None:
         """Refuse new work, finish the accepted work, and close the database connections.
@@ -141,20 +152,16 @@ async def load_model(settings: Settings, metrics: Metrics) -> ServedModel | Mode
     return ServedModel(loaded.manifest, engine)
 
 
-def _measure_pool(engine: AsyncEngine, metrics: Metrics, size: int) -> None:
-    metrics.set_connections_limit(size)
-    pool = engine.sync_engine.pool
-
-    def check_out(_connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
-        record.info[_IN_USE] = True
-        metrics.connection_checked_out()
-
-    def check_in(_connection: object, record: ConnectionPoolEntry) -> None:
-        if record.info.pop(_IN_USE, False):  # also called for a checkout that failed
-            metrics.connection_checked_in()
-
-    event.listen(pool, "checkout", check_out)
-    event.listen(pool, "checkin", check_in)
+def _read_gauges_of(resources: Resources) -> None:
+    metrics, recorder, model = resources.metrics, resources.recorder, resources.model
+    pool = cast(QueuePool, resources.engine.pool)
+    metrics.read_at_scrape(metrics.connections_in_use, pool.checkedout)
+    metrics.read_at_scrape(metrics.connections_limit, pool.size)
+    for queue, count in (
+        ("inference", lambda: model.waiting_rows),
+        ("commit", lambda: recorder.waiting_rows),
+    ):
+        metrics.read_at_scrape(metrics.waiting_rows.labels(queue), count)
 
 
 def get_resources(request: Request) -> Resources:

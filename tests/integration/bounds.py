@@ -40,9 +40,9 @@ async def assert_idle(app: FastAPI) -> None:
     """Fail where something of a request that has ended is left."""
     limits = limits_of(app)
     assert (limits.requests, limits.held_bytes) == ({}, 0)
-    in_use = app.state.resources.metrics.connections_in_use._value
+    pool = app.state.resources.engine.pool
     async with asyncio.timeout(10):
-        while in_use.get():  # a group outlives the callers that were told to go
+        while pool.checkedout():  # a group outlives the callers that were told to go
             await asyncio.sleep(0.01)
 
 

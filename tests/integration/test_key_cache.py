@@ -131,7 +131,7 @@ async def test_api_key_cache_with_500_unknown_keys_uses_one_connection(
             response = await client.get(
                 "/predictions", headers={"Authorization": f"Bearer iris_{number}"}
             )
-            in_use.append(resources.metrics.connections_in_use._value.get())
+            in_use.append(resources.engine.pool.checkedout())
             return response.status_code
 
         statuses = await asyncio.gather(*(try_key(number) for number in range(500)))

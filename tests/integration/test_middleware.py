@@ -1,9 +1,12 @@
+import asyncio
 import re
 
+import asyncpg
 import pytest
 from fastapi import FastAPI
 from httpx2 import AsyncClient
-from tests.support.application import assert_problem, metrics, running, sample_key
+from tests.integration.trouble import until_blocked, writes_held_up
+from tests.support.application import Held, assert_problem, metrics, running, sample_key
 from tests.support.flowers import SETOSA, VIRGINICA
 
 from iris_api.settings import Settings
@@ -40,6 +43,109 @@ async def test_metrics_count_requests_predictions_and_connections(
         assert values[sample_key("predictions_total", label=label, model_version=version)] == count
     assert values[sample_key("database_connections_in_use")] == 0
     assert values[sample_key("database_connections_limit")] == settings.database_pool_size
+
+
+async def test_metrics_count_the_pages_of_the_documentation_by_their_routes(
+    client: AsyncClient,
+) -> None:
+    for path in ("/", "/docs", "/openapi.json", "/docs/assets/swagger-ui.css", "/docs/assets/no"):
+        await client.get(path)
+    await client.post("/openapi.json")
+    counted = {
+        (labels["route"], labels["status"])
+        for name, pairs in await metrics(client)
+        if name == "iris_http_requests_total"
+        for labels in [dict(pairs)]
+    }
+    assert counted == {
+        ("/", "307"),
+        ("/docs", "200"),
+        ("/openapi.json", "200"),
+        ("/openapi.json", "405"),
+        ("/docs/assets", "200"),
+        ("/docs/assets", "404"),
+    }
+
+
+async def test_metrics_have_the_model_the_commits_and_the_waits_for_a_connection(
+    client: AsyncClient,
+) -> None:
+    card = (await client.get("/model")).json()
+    await client.post("/predict", json=SETOSA)
+    await client.post("/predict/batch", json={"items": [SETOSA, VIRGINICA]})
+    values = await metrics(client)
+    assert values[sample_key("model_info", version=card["version"], sha256=card["sha256"])] == 1
+    for kind in ("group", "batch"):
+        assert values[sample_key("commit_duration_seconds_count", kind=kind)] == 1
+        assert values[sample_key("commit_duration_seconds_sum", kind=kind)] > 0
+    assert values[sample_key("database_pool_wait_seconds_count")] == 2
+
+
+async def test_metrics_count_refusals_by_their_problem(client: AsyncClient) -> None:
+    await client.post("/predict", json={})
+    await client.post("/predict/batch", json={"items": [{}]})
+    await client.get("/predictions/999")
+    await client.get("/nowhere")
+    values = await metrics(client)
+    found = {
+        dict(labels)["problem"]: value
+        for (name, labels), value in values.items()
+        if name == "iris_http_problems_total"
+    }
+    assert found == {"invalid-request": 2, "prediction-not-found": 1, "not-found": 1}
+
+
+async def test_metrics_during_an_inference_count_requests_in_flight_and_waiting_rows(
+    client: AsyncClient, held: Held
+) -> None:
+    first = asyncio.create_task(client.post("/predict", json=SETOSA))
+    await held.wait_until_entered()
+    others = [asyncio.create_task(client.post("/predict", json=SETOSA)) for _ in range(3)]
+    waiting = sample_key("waiting_rows", queue="inference")
+    async with asyncio.timeout(10):
+        while (values := await metrics(client))[waiting] != 3:
+            pass
+    assert values[sample_key("http_requests_in_flight")] == 4
+    held.released.set()
+    await asyncio.gather(first, *others)
+    values = await metrics(client)
+    assert (values[waiting], values[sample_key("http_requests_in_flight")]) == (0, 0)
+
+
+async def test_metrics_during_a_commit_count_waiting_rows_and_connections_in_use(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    waiting = sample_key("waiting_rows", queue="commit")
+    one = settings.model_copy(update={"database_groups_in_flight": 1})
+    async with running(one) as client:
+        async with writes_held_up(connection):
+            first = asyncio.create_task(client.post("/predict", json=SETOSA))
+            await until_blocked(connection)
+            others = [asyncio.create_task(client.post("/predict", json=SETOSA)) for _ in range(3)]
+            async with asyncio.timeout(10):
+                while (values := await metrics(client))[waiting] != 3:
+                    pass
+            assert values[sample_key("database_connections_in_use")] == 1
+        await asyncio.gather(first, *others)
+        assert (await metrics(client))[waiting] == 0
+
+
+async def test_metrics_ready_is_the_last_answer_of_readyz(
+    client: AsyncClient, app: FastAPI
+) -> None:
+    async def ready() -> tuple[float, float]:
+        values = await metrics(client)
+        return values[sample_key("ready")], values[sample_key("ready_timestamp_seconds")]
+
+    assert await ready() == (0, 0)
+    assert (await client.get("/readyz")).status_code == 200
+    is_ready, at = await ready()
+    assert is_ready == 1
+    app.state.resources.is_stopping = True
+    assert (await client.get("/readyz")).status_code == 503
+    is_ready, later = await ready()
+    assert is_ready == 0
+    assert later >= at > 1_700_000_000
 
 
 async def test_metrics_with_unknown_methods_and_paths_have_bounded_labels(

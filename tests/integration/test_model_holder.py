@@ -64,7 +64,7 @@ async def test_model_holder_swap_without_a_model_before_makes_predict_200(
 ) -> None:
     resources: Resources = app.state.resources
     served = another(resources, "first-1")
-    resources.model = ModelHolder(ModelUnavailable("None is here."))
+    resources.model = ModelHolder(ModelUnavailable("None is here."), resources.metrics)
     assert (await client.post("/predict", json=SETOSA)).status_code == 503
     await resources.model.swap(served)
     assert (await client.post("/predict", json=SETOSA)).json()["model_version"] == "first-1"

@@ -44,7 +44,7 @@ def blind(app: FastAPI) -> None:
         max_wait_seconds=60,
         metrics=resources.metrics,
     )
-    resources.model = ModelHolder(ServedModel(served.manifest, engine))
+    resources.model = ModelHolder(ServedModel(served.manifest, engine), resources.metrics)
 
 
 def assert_not_predicted(response: Response, rows: str) -> None:

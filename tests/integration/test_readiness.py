@@ -30,11 +30,11 @@ async def test_readyz_with_database_schema_and_model_is_200(client: AsyncClient)
 async def test_readyz_with_500_concurrent_requests_uses_one_connection(
     app: FastAPI, client: AsyncClient
 ) -> None:
-    in_use = app.state.resources.metrics.connections_in_use._value
+    pool = app.state.resources.engine.pool
 
     async def ask() -> tuple[int, float]:
         response = await client.get("/readyz")
-        return response.status_code, in_use.get()
+        return response.status_code, pool.checkedout()
 
     answers = await asyncio.gather(*(ask() for _ in range(500)))
     assert {status for status, _ in answers} == {200}

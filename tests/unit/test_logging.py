@@ -1,46 +1,19 @@
-import asyncio
-import errno
-import json
 import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from io import StringIO
-from typing import Any
 
 import pytest
 import structlog
+from tests.unit.conftest import Configure, Lines
 
 from iris_api.observability.logging import (
-    AccessLog,
-    configure_logging,
     request_id_of_context,
     wants_console,
 )
 from iris_api.settings import Settings
-
-Configure = Callable[..., None]
-Lines = Callable[[], list[dict[str, Any]]]
-
-
-@pytest.fixture
-def configure(capsys: pytest.CaptureFixture[str]) -> Iterator[Configure]:
-    """Configure the logging of this process; it is put back after the test."""
-    root, uvicorn = logging.getLogger(), logging.getLogger("uvicorn")
-    before = root.handlers[:], root.level, uvicorn.level
-    yield lambda **changes: configure_logging(Settings.model_validate(changes))
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    uvicorn.setLevel(before[2])
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
-
-
-@pytest.fixture
-def lines(capsys: pytest.CaptureFixture[str]) -> Lines:
-    """What was logged since the last call, one JSON object for each line."""
-    return lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
 @pytest.fixture
@@ -200,33 +173,3 @@ def test_wants_console_is_true_for_a_terminal_unless_a_format_is_set(
     assert wants_console(Settings(log_format="console"))
     assert not wants_console(Settings(log_format="json"))
     assert not wants_console(Settings(log_format="auto"), StringIO())
-
-
-class BrokenStream(StringIO):
-    def write(self, _text: str) -> int:
-        raise OSError(errno.EIO, "Input/output error")
-
-
-@pytest.mark.parametrize("log_format", ["json", "console"])
-async def test_access_log_with_a_failing_stream_raises_nothing_and_calls_on_failure(
-    configure: Configure, monkeypatch: pytest.MonkeyPatch, log_format: str
-) -> None:
-    unexpected: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, one: unexpected.append(one))
-    monkeypatch.setattr(sys, "stderr", BrokenStream())
-    configure(log_format=log_format)
-    failures: list[Exception] = []
-    access_log = AccessLog(on_failure=failures.append)
-    access_log.write("GET", "/livez", 200, 0.1, "id-1")
-    await asyncio.sleep(0)
-    assert [type(failure) for failure in failures] == [OSError]
-    assert unexpected == []
-
-
-def test_access_log_without_a_loop_raises_nothing_and_calls_on_failure(
-    configure: Configure,
-) -> None:
-    configure()
-    failures: list[Exception] = []
-    AccessLog(on_failure=failures.append).write("GET", "/livez", 200, 0.1, "id-1")
-    assert [type(failure) for failure in failures] == [RuntimeError]

@@ -1,14 +1,25 @@
+import asyncio
 import errno
+import os
+import platform
 from collections.abc import Callable, Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
-from tests.unit.metric_samples import sample
+from tests.unit.metric_samples import findings_of_promtool, needs_promtool, sample
 
+from iris_api import __version__
 from iris_api.observability.metrics import Metrics
 
 Record = Callable[[Metrics], None]
+
+
+def read_gauges(metrics: Metrics) -> None:
+    metrics.read_at_scrape(metrics.connections_in_use, int)
+    metrics.read_gauges()
+
+
 RECORDINGS: dict[str, tuple[str, Record]] = {
     "observe_request": ("requests", lambda one: one.observe_request("GET", "/", 200, 0.1)),
     "observe_inference": ("inference_rows", lambda one: one.observe_inference(0.1, 3)),
@@ -18,9 +29,12 @@ RECORDINGS: dict[str, tuple[str, Record]] = {
         "connections_refused",
         lambda one: one.count_refused_connection("overloaded"),
     ),
-    "connection_checked_out": ("connections_in_use", lambda one: one.connection_checked_out()),
-    "connection_checked_in": ("connections_in_use", lambda one: one.connection_checked_in()),
-    "set_connections_limit": ("connections_limit", lambda one: one.set_connections_limit(8)),
+    "count_problem": ("problems", lambda one: one.count_problem("overloaded")),
+    "observe_pool_wait": ("pool_wait", lambda one: one.observe_pool_wait(0.1)),
+    "observe_commit": ("commit_duration", lambda one: one.observe_commit("group", 0.1)),
+    "set_ready": ("ready", lambda one: one.set_ready(True)),
+    "set_model": ("model_info", lambda one: one.set_model("a-1", "0" * 64)),
+    "read_gauges": ("connections_in_use", read_gauges),
 }
 """Each method of `Metrics` that records, the instrument that it uses, and a call of it."""
 
@@ -74,9 +88,63 @@ def test_metrics_render_shows_every_instrument_before_its_first_use(metrics: Met
     assert sample(metrics.render().decode(), "iris_metrics_failures_total") == 0
 
 
+def test_metrics_render_has_the_process_and_the_build_and_no_created_series(
+    metrics: Metrics,
+) -> None:
+    metrics.observe_request("GET", "/", 200, 0.1)
+    text = metrics.render().decode()
+    assert sample(text, "iris_worker_process_id") == os.getpid()
+    assert (sample(text, "process_resident_memory_bytes") or 0) > 10_000_000
+    assert (sample(text, "python_gc_collections_total", generation="0") or 0) > 0
+    python = platform.python_version()
+    assert sample(text, "iris_build_info", version=__version__, python=python) == 1
+    assert "_created" not in text
+
+
+@needs_promtool
+def test_metrics_render_passes_promtool(metrics: Metrics) -> None:
+    for _, record in RECORDINGS.values():
+        record(metrics)
+    assert findings_of_promtool(metrics.render().decode()) == ""
+
+
+def test_metrics_set_model_sets_the_model_before_to_0(metrics: Metrics) -> None:
+    metrics.set_model("a-1", "0" * 64)
+    metrics.set_model("b-2", "1" * 64)
+    metrics.set_model("a-1", "0" * 64)
+    text = metrics.render().decode()
+    assert sample(text, "iris_model_info", version="a-1", sha256="0" * 64) == 1
+    assert sample(text, "iris_model_info", version="b-2", sha256="1" * 64) == 0
+
+
+async def test_metrics_watch_reads_the_gauges_without_a_scrape(metrics: Metrics) -> None:
+    read = asyncio.Event()
+
+    def value() -> float:
+        read.set()
+        return 7
+
+    metrics.read_at_scrape(metrics.connections_in_use, value)
+    watch = asyncio.create_task(metrics.watch())
+    async with asyncio.timeout(10):
+        await read.wait()
+    watch.cancel()
+    assert metrics.registry.get_sample_value("iris_database_connections_in_use") == 7
+
+
+def test_metrics_inference_duration_tells_tens_of_microseconds_apart(metrics: Metrics) -> None:
+    metrics.observe_inference(30e-6, 1)
+    metrics.observe_inference(60e-6, 1)
+    counts = [
+        metrics.registry.get_sample_value("iris_inference_duration_seconds_bucket", {"le": bound})
+        for bound in ("2.5e-05", "5e-05", "0.0001")
+    ]
+    assert counts == [0, 1, 2]
+
+
 def test_metrics_has_no_recording_method_without_a_test_of_its_failure() -> None:
     public = {name for name in vars(Metrics) if not name.startswith("_")}
-    assert public - {"note_failure", "render"} == RECORDINGS.keys()
+    assert public - {"note_failure", "render", "read_at_scrape", "watch"} == RECORDINGS.keys()
 
 
 @pytest.mark.parametrize("method", RECORDINGS)

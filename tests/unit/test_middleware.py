@@ -9,6 +9,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
+from iris_api.observability.access_log import log_fields
 from iris_api.observability.logging import request_id_of_context
 from iris_api.observability.metrics import Metrics
 from iris_api.observability.middleware import ObservabilityMiddleware
@@ -205,7 +206,7 @@ async def test_observability_middleware_with_unknown_methods_and_paths_adds_one_
 
 async def test_observability_middleware_logs_one_line_for_each_request(exchange: Exchange) -> None:
     with capture_logs() as logs:
-        await exchange(greet, path="/predict", method="POST")
+        await exchange(greet, path="/predict", method="POST", client=("10.0.0.7", 50_000))
     [line] = logs
     assert line.pop("duration_ms") >= 0
     assert line == {
@@ -213,5 +214,50 @@ async def test_observability_middleware_logs_one_line_for_each_request(exchange:
         "log_level": "info",
         "method": "POST",
         "path": "/predict",
+        "peer": "10.0.0.7",
         "status": 200,
     }
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics"])
+async def test_observability_middleware_logs_a_probe_at_debug_unless_it_fails(
+    exchange: Exchange, path: str
+) -> None:
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("no", 503)(scope, receive, send)
+
+    route = SimpleNamespace(path=path)
+    with capture_logs() as logs:
+        await exchange(greet, path=f"/behind/a/proxy{path}", route=route)
+        await exchange(refuse, path=path, route=route)
+        await exchange(greet, path=path)  # not the service's own
+    assert [line["log_level"] for line in logs] == ["debug", "info", "info"]
+
+
+async def test_observability_middleware_logs_what_an_inner_layer_adds_to_a_copy_of_the_scope(
+    exchange: Exchange,
+) -> None:
+    async def add(scope: Scope, receive: Receive, send: Send) -> None:
+        copy = {**scope}
+        log_fields(copy)["id"] = 7
+        await greet(copy, receive, send)
+
+    with capture_logs() as logs:
+        await exchange(add)
+    assert [line["id"] for line in logs] == [7]
+
+
+async def test_observability_middleware_counts_a_problem_by_its_slug(
+    exchange: Exchange, metrics: Metrics
+) -> None:
+    with capture_logs() as logs:
+        await exchange(fail)
+        await exchange(greet)
+    value = metrics.registry.get_sample_value(
+        "iris_http_problems_total", {"problem": "internal-error"}
+    )
+    assert value == 1
+    assert [line.get("problem") for line in logs if line["event"] == "request"] == [
+        "internal-error",
+        None,
+    ]

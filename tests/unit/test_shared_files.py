@@ -4,99 +4,46 @@ import errno
 import itertools
 import json
 import os
+import platform
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from prometheus_client import values
-from tests.unit.metric_samples import sample
+from tests.unit.metric_samples import findings_of_promtool, needs_promtool, sample
+from tests.unit.metric_workers import output_of, worker
 
-from iris_api import errors
+from iris_api import __version__, errors
 from iris_api.app import create_app
 from iris_api.observability.metrics import Metrics
 from iris_api.observability.middleware import _KNOWN_METHODS
 from iris_api.observability.shared_files import _BYTES, FOLDER_VARIABLE
 from iris_api.settings import Settings
 
-WORKER = """
-import sys
-from iris_api.observability.metrics import Metrics, share_metrics
-exec(sys.argv[1])
-share_metrics()
-metrics = Metrics()
-exec(sys.argv[2])
-metrics.count_predictions([("setosa", "a-1")] * 2 + [("virginica", "a-1")])
-metrics.observe_inference(0.5, 1)
-for _ in range(3):
-    metrics.connection_checked_out()
-metrics.set_connections_limit(8)
-print("ready", flush=True)
-sys.stdin.readline()
-sys.stdout.write(metrics.render().decode())
-"""
 ALL_LABELS = """
 import json, os, sys
 from pathlib import Path
 from iris_api.observability.metrics import Metrics, share_metrics
 share_metrics()
 metrics = Metrics()
-requests, predictions, reasons = json.load(sys.stdin)
+requests, predictions, problems = json.load(sys.stdin)
 for method, route, status in requests:
     metrics.observe_request(method, route, status, 0.1)
 metrics.count_predictions(map(tuple, predictions))
-for reason in reasons:
-    metrics.count_refused_connection(reason)
+for problem in problems:
+    metrics.count_problem(problem)
+    metrics.count_refused_connection(problem)
+for version in {version for _, version in predictions}:
+    metrics.set_model(version, "0" * 64)
+for queue in ("inference", "commit"):
+    metrics.waiting_rows.labels(queue).set(1)
+for kind in ("group", "batch"):
+    metrics.observe_commit(kind, 0.1)
 metrics.observe_inference(0.1, 1)
 metrics.observe_group(1)
-metrics.connection_checked_out()
-metrics.set_connections_limit(8)
 assert metrics.failures._value.get() == 0
 """
-
-
-@contextmanager
-def worker(
-    folder: Path, *before: str, first: str = "", then: str = "", logged: list[str] | None = None
-) -> Iterator[subprocess.Popen[str]]:
-    """A process that has counted; it renders what it sees and ends when its input is closed.
-
-    What it has logged until then is added to ``logged``.
-    """
-    logged = [] if logged is None else logged
-    process = subprocess.Popen(
-        [*before, sys.executable, "-c", WORKER, first, then],
-        env=environment(folder, measured=not (before or first)),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    with process:
-        assert process.stdout is not None
-        logged.append(process.stdout.readline())
-        while logged[-1] not in {"ready\n", ""}:
-            logged.append(process.stdout.readline())
-        assert logged[-1] == "ready\n", logged
-        yield process
-
-
-def environment(folder: Path, *, measured: bool) -> dict[str, str]:
-    """A worker's; one that is scarce of files or space has none for its coverage."""
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if measured or not name.startswith("COVERAGE_")
-    }
-    return {**inherited, FOLDER_VARIABLE: str(folder)}
-
-
-def output_of(process: "subprocess.Popen[str]") -> str:
-    text = process.communicate()[0]
-    assert process.returncode == 0, text
-    return text
 
 
 def in_use(text: str) -> float | None:
@@ -120,6 +67,44 @@ def test_metrics_render_sums_all_workers_and_forgets_gauges_of_ended_workers(
     for name, value in (("in_use", 3), ("limit", 8)):
         assert sample(both, f"iris_database_connections_{name}") == 2 * value
         assert sample(alone, f"iris_database_connections_{name}") == value
+
+
+def test_metrics_render_has_the_process_and_the_model_of_each_worker(tmp_path: Path) -> None:
+    with worker(tmp_path) as first:
+        with worker(tmp_path) as second:
+            both = output_of(second)
+            ended = second.pid
+        alone = output_of(first)
+    for number, process in (("0", first.pid), ("1", ended)):
+        assert sample(both, "iris_worker_process_id", worker=number) == process
+        assert sample(both, "iris_model_info", worker=number, version="a-1", sha256="0" * 64) == 1
+        assert (sample(both, "process_resident_memory_bytes", worker=number) or 0) > 10_000_000
+    assert sample(alone, "iris_worker_process_id", worker="1") is None
+    assert sample(alone, "process_resident_memory_bytes", worker="1") is None
+    assert sample(alone, "process_resident_memory_bytes") is None
+
+
+def test_metrics_render_says_once_which_release_and_python_all_workers_run(tmp_path: Path) -> None:
+    with worker(tmp_path), worker(tmp_path) as second:
+        text = output_of(second)
+    python = platform.python_version()
+    assert sample(text, "iris_build_info", version=__version__, python=python) == 1
+    assert text.count("\npython_info{") == 1
+
+
+def test_metrics_render_is_ready_as_the_last_worker_said(tmp_path: Path) -> None:
+    with worker(tmp_path) as first:
+        with worker(tmp_path, then="metrics.set_ready(True)") as second:
+            assert sample(output_of(second), "iris_ready") == 1
+        with worker(tmp_path, last="metrics.set_ready(False)") as second:
+            assert sample(output_of(second), "iris_ready") == 0
+        output_of(first)
+
+
+@needs_promtool
+def test_metrics_render_of_several_workers_passes_promtool(tmp_path: Path) -> None:
+    with worker(tmp_path), worker(tmp_path) as second:
+        assert findings_of_promtool(output_of(second)) == ""
 
 
 def test_share_metrics_after_a_killed_worker_reuses_its_files_and_counts(
@@ -252,7 +237,7 @@ def test_metrics_render_without_its_folder_shows_own_values_and_counts_a_failure
             folder.touch()
         text = output_of(process)
     assert "metrics_failed" in text
-    text = text[text.index("# HELP") :]
+    text = text[text.index("\n# HELP") + 1 :]
     assert counted(text) == 2
     assert sample(text, "iris_metrics_failures_total") == 1
 

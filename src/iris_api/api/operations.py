@@ -51,6 +51,16 @@ async def get_liveness() -> Liveness:
 )
 async def get_readiness(resources: ProcessResources) -> Readiness:
     """The state of the database, its schema and the model; 503 if one is not ok, or at shutdown."""
+    try:
+        readiness = await _readiness(resources)
+    except NotReady:
+        resources.metrics.set_ready(False)
+        raise
+    resources.metrics.set_ready(True)
+    return readiness
+
+
+async def _readiness(resources: Resources) -> Readiness:
     if resources.is_stopping:
         raise NotReady("The service is stopping. Ask another replica.", {})
     checks = {**await resources.database_check(), "model": _check_model(resources)}

@@ -1,8 +1,8 @@
 """The endpoints that predict. Each prediction is committed before its response begins."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from iris_api.database.schema import (
     IrisFeatures,
@@ -26,6 +26,7 @@ from iris_api.errors import (
     UnsupportedMediaType,
 )
 from iris_api.iris import ClassPrediction
+from iris_api.observability.access_log import LogFields, log_fields
 from iris_api.recording.inserts import NewPrediction, StoredPrediction
 from iris_api.resources import ProcessResources
 from iris_api.web.access import ACCESS_PROBLEMS, SECURED, Predictor
@@ -63,6 +64,14 @@ _LOCATION_HEADER = {
 }
 
 
+def _log_fields(request: Request) -> LogFields:
+    """What the request's log line says of it: the ids of the stored rows are added."""
+    return log_fields(request.scope)
+
+
+Logged = Annotated[LogFields, Depends(_log_fields)]
+
+
 @router.post(
     "/predict",
     summary="Predict the class of one sample",
@@ -77,11 +86,14 @@ async def predict(
     resources: ProcessResources,
     caller: Predictor,
     key: Key,
+    logged: Logged,
 ) -> dict[str, Any]:
     """Classify a sample, store the prediction, and return the stored row."""
     row = features.as_row()
     answer = await resources.model.get().engine.predict(row)
     stored = await resources.recorder.record(NewPrediction(caller, row, answer, key))
+    logged["id"] = stored.id
+    _log_replay(logged, stored)
     response.headers["Content-Location"] = f"{resources.settings.root_path}/predictions/{stored.id}"
     return _answer(answer, stored)
 
@@ -95,14 +107,26 @@ async def predict(
     openapi_extra=SECURED | PARAMETER | body({"items": [FEATURES, FEATURES]}),
 )
 async def predict_batch(
-    batch: IrisFeaturesBatch, resources: ProcessResources, caller: Predictor, key: Key
+    batch: IrisFeaturesBatch,
+    resources: ProcessResources,
+    caller: Predictor,
+    key: Key,
+    logged: Logged,
 ) -> dict[str, Any]:
     """Classify samples, and store all predictions in one transaction, or none."""
     require_at_most("body", "items", len(batch.items), resources.settings.max_batch_items)
     rows = [features.as_row() for features in batch.items]
     answers = await resources.model.get().engine.predict_many(rows)
     stored = await resources.recorder.record_all(caller, rows, answers, key)
+    logged |= {"first_id": stored[0].id, "last_id": stored[-1].id, "count": len(stored)}
+    _log_replay(logged, stored[0])
     return {"items": list(map(_answer, answers, stored))}
+
+
+def _log_replay(logged: LogFields, stored: StoredPrediction) -> None:
+    """Say in the request's log line if an earlier request stored the row."""
+    if stored.replayed is not None:
+        logged["replayed"] = True
 
 
 def _answer(answer: ClassPrediction, stored: StoredPrediction) -> dict[str, Any]:

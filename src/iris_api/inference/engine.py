@@ -45,6 +45,11 @@ class InferenceEngine:
             max_in_flight=threads,
         )
 
+    @property
+    def waiting_rows(self) -> int:
+        """How many rows of `predict` wait for a call of the ML model."""
+        return self._batcher.waiting
+
     async def predict(self, row: Row) -> ClassPrediction:
         """Classify one row, within a batch. The classifier's exceptions propagate.
 

@@ -1,13 +1,9 @@
 """Structured logs on standard error: JSON for machines, aligned columns on a terminal."""
 
-import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable
 from contextvars import ContextVar
-from datetime import UTC, datetime
-from json.encoder import encode_basestring_ascii as _quoted
 from pathlib import Path
 from typing import TextIO
 
@@ -26,57 +22,6 @@ def _add_request_id(_logger: object, _method: str, event: EventDict) -> EventDic
     if request_id is not None:
         event.setdefault("request_id", request_id)
     return event
-
-
-class AccessLog:
-    """Writes one log line per request, unless the log level is above INFO.
-
-    A template writes JSON lines in structlog's form, which costs 7 us; structlog's processors would
-    cost 35. JSON lines of one turn of the loop are written together, because a group's requests are
-    answered together. structlog writes console lines.
-
-    Never raises, because the response may be on its way: ``on_failure`` gets the exception.
-    """
-
-    def __init__(self, on_failure: Callable[[Exception], None]) -> None:
-        self._on_failure = on_failure
-        self._log = structlog.get_logger("iris_api.access")
-        processors = structlog.get_config()["processors"]
-        self._is_json = isinstance(processors[-1], structlog.processors.JSONRenderer)
-        self._is_enabled = self._log.bind().is_enabled_for(logging.INFO)
-        self._lines: list[str] = []
-
-    def write(self, method: str, path: str, status: int, seconds: float, request_id: str) -> None:
-        """Log one request; ``seconds`` is the time from its head to the end of its response."""
-        if not self._is_enabled:
-            return
-        try:
-            if not self._is_json:
-                self._log.info(
-                    "request",
-                    method=method,
-                    path=path,
-                    status=int(status),
-                    duration_ms=round(seconds * 1000, 3),
-                )
-                return
-            now = datetime.now(UTC).isoformat(timespec="microseconds")[:-6]
-            if not self._lines:
-                asyncio.get_running_loop().call_soon(self._write_lines)
-            self._lines.append(
-                f'{{"event": "request", "method": {_quoted(method)}, "path": {_quoted(path)}, '
-                f'"status": {int(status)}, "duration_ms": {seconds * 1000:.3f}, '
-                f'"request_id": "{request_id}", "level": "info", "timestamp": "{now}Z"}}\n'
-            )
-        except Exception as error:  # noqa: BLE001, a log line must not fail its request
-            self._on_failure(error)
-
-    def _write_lines(self) -> None:
-        lines, self._lines = self._lines, []
-        try:
-            unblocked(sys.stderr).write("".join(lines))
-        except Exception as error:  # noqa: BLE001, see above
-            self._on_failure(error)
 
 
 def wants_console(settings: Settings, stream: TextIO | None = None) -> bool:

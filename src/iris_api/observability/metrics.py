@@ -1,16 +1,18 @@
 """The Prometheus metrics, one registry for each application."""
 
+import asyncio
 import functools
 import os
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Concatenate, ParamSpec
+from typing import Concatenate, Literal, ParamSpec
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from iris_api.observability.instruments import Instruments
 from iris_api.observability.shared_files import (
     FOLDER_VARIABLE,
     AllWorkers,
@@ -19,10 +21,7 @@ from iris_api.observability.shared_files import (
 )
 
 P = ParamSpec("P")
-_LATENCY_BUCKETS = (
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-)  # fmt: skip
-_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 10_000)
+_SECONDS_BETWEEN_READINGS = 1.0
 log = structlog.get_logger("iris_api")
 
 
@@ -41,82 +40,15 @@ def _recording(
     return guarded
 
 
-class Metrics:
+class Metrics(Instruments):
     """The service's metrics, and their rendering. No recording method ever raises."""
 
     def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
-        self._define_requests(registry)
-        self._define_inference(registry)
-        self._define_database(registry)
-        self.failures = Counter(
-            "iris_metrics_failures",
-            "Values, or lines of the access log, that could not be recorded",
-            registry=registry,
-        )
+        super().__init__()
+        self._sources: list[tuple[Gauge, Callable[[], float]]] = []
+        self._model: Gauge | None = None
         self._of_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._logged: set[tuple[type[Exception], int | None]] = set()
-
-    def _define_requests(self, registry: CollectorRegistry) -> None:
-        self.requests = Counter(
-            "iris_http_requests",
-            "Requests answered",
-            ["method", "route", "status"],
-            registry=registry,
-        )
-        self.request_duration = Histogram(
-            "iris_http_request_duration_seconds",
-            "From the request's head to the end of its answer",
-            ["method", "route"],
-            buckets=_LATENCY_BUCKETS,
-            registry=registry,
-        )
-        self.connections_refused = Counter(
-            "iris_connections_refused",
-            "Clients' connections that were ended beside the application, by the problem's slug",
-            ["reason"],
-            registry=registry,
-        )
-
-    def _define_inference(self, registry: CollectorRegistry) -> None:
-        self.inference_duration = Histogram(
-            "iris_inference_duration_seconds",
-            "One call of the model, in its thread",
-            buckets=_LATENCY_BUCKETS,
-            registry=registry,
-        )
-        self.inference_rows = Histogram(
-            "iris_inference_rows",
-            "Rows that one call of the model answered",
-            buckets=_SIZE_BUCKETS,
-            registry=registry,
-        )
-        self.predictions = Counter(
-            "iris_predictions",
-            "Predictions committed",
-            ["label", "model_version"],
-            registry=registry,
-        )
-
-    def _define_database(self, registry: CollectorRegistry) -> None:
-        self.group_rows = Histogram(
-            "iris_group_commit_rows",
-            "Predictions that one transaction committed",
-            buckets=_SIZE_BUCKETS,
-            registry=registry,
-        )
-        self.connections_in_use = Gauge(
-            "iris_database_connections_in_use",
-            "Connections that are checked out of the pool",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self.connections_limit = Gauge(
-            "iris_database_connections_limit",
-            "The pool's size",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
 
     @_recording
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -150,24 +82,54 @@ class Metrics:
             self.predictions.labels(label, model_version or "").inc(count)
 
     @_recording
+    def observe_pool_wait(self, seconds: float) -> None:
+        """Record how long a group or a batch waited for a connection."""
+        self.pool_wait.observe(seconds)
+
+    @_recording
+    def observe_commit(self, kind: Literal["group", "batch"], seconds: float) -> None:
+        """Record how long storing a group or a batch took, from its connection to its end."""
+        self.commit_duration.labels(kind).observe(seconds)
+
+    @_recording
+    def count_problem(self, problem: str) -> None:
+        """Count a request that was answered with a problem, given as its slug."""
+        self.problems.labels(problem).inc()
+
+    @_recording
     def count_refused_connection(self, reason: str) -> None:
         """Count a client's connection that the server ended; ``reason`` is the problem's slug."""
         self.connections_refused.labels(reason).inc()
 
     @_recording
-    def connection_checked_out(self) -> None:
-        """Count a connection that was checked out of the database pool."""
-        self.connections_in_use.inc()
+    def set_ready(self, is_ready: bool) -> None:  # noqa: FBT001, named by the method
+        """Record the answer of ``/readyz``."""
+        self.ready.set(is_ready)
+        self.ready_at.set_to_current_time()
 
     @_recording
-    def connection_checked_in(self) -> None:
-        """Count a connection that is back in the database pool."""
-        self.connections_in_use.dec()
+    def set_model(self, version: str, sha256: str) -> None:
+        """Record which ML model is served from now on."""
+        if self._model is not None:
+            self._model.set(0)
+        self._model = self.model_info.labels(version, sha256)
+        self._model.set(1)
+
+    def read_at_scrape(self, gauge: Gauge, value: Callable[[], float]) -> None:
+        """Read the gauge's value at each scrape: to count each change would cost each request."""
+        self._sources.append((gauge, value))
 
     @_recording
-    def set_connections_limit(self, size: int) -> None:
-        """Record the size of the database pool, in connections."""
-        self.connections_limit.set(size)
+    def read_gauges(self) -> None:
+        """Set the gauges of `read_at_scrape`."""
+        for gauge, value in self._sources:
+            gauge.set(value())
+
+    async def watch(self) -> None:
+        """Read the gauges each second, as another worker may answer the scrape. Never returns."""
+        while True:
+            self.read_gauges()
+            await asyncio.sleep(_SECONDS_BETWEEN_READINGS)
 
     def note_failure(self, error: Exception) -> None:
         """Count a failure to record, and log each kind once. Never raises."""
@@ -182,11 +144,13 @@ class Metrics:
 
     def render(self) -> bytes:
         """The metrics of all workers, or if not shared, of this one, in Prometheus' text format."""
+        self.read_gauges()
         folder = os.environ.get(FOLDER_VARIABLE)
         if folder is not None:
             try:
                 everything = CollectorRegistry()
-                everything.register(AllWorkers(Path(folder)))
+                for collector in (self.platform, self.build, AllWorkers(Path(folder))):
+                    everything.register(collector)
                 return generate_latest(everything)
             except Exception as error:  # noqa: BLE001, the folder is gone, or a file is corrupt
                 self.note_failure(error)

@@ -8,11 +8,15 @@ from collections.abc import Callable
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from iris_api.observability.logging import AccessLog, request_id_of_context
+from iris_api.observability.access_log import AccessLog, Level, log_fields
+from iris_api.observability.logging import request_id_of_context
 from iris_api.observability.metrics import Metrics
 
 _ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_PROBES = frozenset({"/livez", "/readyz", "/metrics"})
+"""Routes that are called all the time: their lines are of level DEBUG, unless they fail."""
+_SUCCESS = range(200, 300)
 
 
 class ObservabilityMiddleware:
@@ -45,6 +49,7 @@ class ObservabilityMiddleware:
             return
         started = time.perf_counter()
         request_id = _request_id(scope)
+        log_fields(scope)  # made here, because an inner layer may have only a copy of the scope
         token = request_id_of_context.set(request_id)
         status = 0
 
@@ -76,7 +81,10 @@ class ObservabilityMiddleware:
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if scope["method"] in _KNOWN_METHODS else "other"
         self.metrics.observe_request(method, route, status, seconds)
-        self.access_log.write(scope["method"], scope["path"], status, seconds, request_id)
+        if problem := log_fields(scope).get("problem"):
+            self.metrics.count_problem(str(problem))
+        level: Level = "debug" if route in _PROBES and status in _SUCCESS else "info"
+        self.access_log.write(scope, status, seconds, request_id, level)
 
 
 def _request_id(scope: Scope) -> str:

@@ -7,7 +7,7 @@ result after its own group has committed, never before.
 
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import asyncpg
 from sqlalchemy import PoolProxiedConnection
@@ -68,6 +68,11 @@ class Recorder:
             max_in_flight=max_in_flight,
         )
 
+    @property
+    def waiting_rows(self) -> int:
+        """How many rows of `record` wait for a group."""
+        return self._batcher.waiting
+
     async def record(self, prediction: NewPrediction) -> StoredPrediction:
         """Store the row in a group; return when PostgreSQL has committed it.
 
@@ -102,7 +107,7 @@ class Recorder:
                 return copy_rows(connection, new, len(rows), caller.id_sequence)
             return copy_rows_once(connection, new, rows, caller, key)
 
-        stored = await self._on_connection(store)
+        stored = await self._on_connection("batch", store)
         if stored[0].replayed is None:
             self._metrics.count_predictions((one.label, one.model_version) for one in answers)
         return stored
@@ -123,19 +128,22 @@ class Recorder:
         await self._batcher.aclose()
 
     async def _on_connection(
-        self, store: Callable[[PoolProxiedConnection], Awaitable[list[T]]]
+        self,
+        kind: Literal["group", "batch"],
+        store: Callable[[PoolProxiedConnection], Awaitable[list[T]]],
     ) -> list[T]:
         """Return what ``store`` returns for a pooled connection; raise errors as their problem."""
         try:
-            # The pool's own connection: SQLAlchemy's wrapper costs a lone caller 45 us.
-            connection = await self._engine.raw_connection()
+            connection = await self._connect()
             before = self._recent_failure
+            started = time.perf_counter()
             try:
                 stored = await store(connection)
             except Exception as error:
                 self._record_failure(error)
                 raise
             finally:
+                self._metrics.observe_commit(kind, time.perf_counter() - started)
                 return_to_pool(connection)
         except Exception as error:
             key_failure = find_key_failure(error)
@@ -147,6 +155,14 @@ class Recorder:
             self._recent_failure = None
         return stored
 
+    async def _connect(self) -> PoolProxiedConnection:
+        started = time.perf_counter()
+        try:
+            # The pool's own connection: SQLAlchemy's wrapper costs a lone caller 45 us.
+            return await self._engine.raw_connection()
+        finally:
+            self._metrics.observe_pool_wait(time.perf_counter() - started)
+
     def _record_failure(self, error: Exception) -> None:
         problem = problem_of_write(error)
         is_of_one_client = find_key_failure(error) is not None
@@ -154,7 +170,9 @@ class Recorder:
             self._recent_failure = time.monotonic(), problem
 
     async def _commit(self, group: Sequence[NewPrediction]) -> list[StoredPrediction | Exception]:
-        outcomes = await self._on_connection(lambda connection: self._insert(connection, group))
+        outcomes = await self._on_connection(
+            "group", lambda connection: self._insert(connection, group)
+        )
         new = [
             row
             for row, outcome in zip(group, outcomes, strict=True)

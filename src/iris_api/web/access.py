@@ -20,6 +20,7 @@ from iris_api.errors import (
     SchemaOutdated,
     Unauthorized,
 )
+from iris_api.observability.access_log import log_fields
 from iris_api.resources import Resources
 from iris_api.web.limits import NEVER_REFUSED
 from iris_api.web.paths import path_of
@@ -92,6 +93,7 @@ class AccessMiddleware:
             raise Unauthorized(
                 f"This API key is not known, was revoked, or has expired. {_HOW}", brings_key=True
             )
+        log_fields(scope)["client"] = caller.client
         return caller
 
 

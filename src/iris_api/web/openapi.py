@@ -14,6 +14,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.responses import HTMLResponse, RedirectResponse
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
@@ -118,12 +119,27 @@ def install_documentation(app: FastAPI, *, needs_key: bool) -> None:
     async def docs() -> Response:
         return HTMLResponse(content, headers=headers)
 
+    for route in app.routes:
+        if isinstance(route, (Mount, Route)) and not isinstance(route, ReadRoute):
+            _name(route)
+
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             app.openapi_schema = _document(app, needs_key=needs_key)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+def _name(route: Mount | Route) -> None:
+    """Have Starlette's route name itself in the scope, as FastAPI's do; the metrics need it."""
+    handle = route.handle
+
+    async def named(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = route
+        await handle(scope, receive, send)
+
+    route.handle = named  # type: ignore[method-assign]
 
 
 def _content_security_policy(page: bytes) -> str:

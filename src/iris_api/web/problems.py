@@ -26,6 +26,7 @@ from iris_api.errors import (
     Unauthorized,
 )
 from iris_api.iris import FEATURE_NAMES
+from iris_api.observability.access_log import log_fields
 from iris_api.observability.logging import request_id_of_context
 
 MEDIA_TYPE = "application/problem+json"
@@ -70,11 +71,12 @@ class ProblemDetails(BaseModel):
 
 
 def problem_response(problem: Problem, scope: Scope) -> Response:
-    """Render a problem; log its cause, if PostgreSQL or the operating system raised one.
+    """Render a problem; log its slug, and its cause if PostgreSQL or the operating system has one.
 
     The response repeats nothing of the request but its path and field names.
     """
     log_cause(problem)
+    log_fields(scope)["problem"] = problem.slug
     body: dict[str, Any] = {
         "type": problem.type_uri(),
         "title": problem.title,
