@@ -66,7 +66,7 @@ def read_settings(names: Collection[str], secrets: Collection[str]) -> dict[str,
     return given
 
 
-def export_settings(values: Mapping[str, str]) -> None:
+def set_variables(values: Mapping[str, str]) -> None:
     """Set these settings in the environment, for this process and the ones that it starts."""
     for variable in list(os.environ):
         if (_name_of(variable) or "").removesuffix(_FILE) in values:

@@ -240,7 +240,7 @@ def _place_of(name: str, given: Mapping[str, Given]) -> str:
 
 def export_settings(settings: Settings) -> None:
     """Set all settings in the environment, where the workers that this process starts read them."""
-    environment.export_settings(
+    environment.set_variables(
         {name: _as_text(value) for name, value in settings if value is not None}
     )
 

@@ -1,12 +1,10 @@
-import fcntl
 import os
 import re
-import struct
 import termios
 import time
 from collections.abc import Iterator
 from io import BytesIO, StringIO, TextIOWrapper
-from typing import TextIO
+from typing import Any, TextIO
 
 import pytest
 import structlog
@@ -34,13 +32,13 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[TextIO]:
     """A terminal of 80 columns."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     main, side = os.openpty()
-    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, COLUMNS, 0, 0))
+    termios.tcsetwinsize(side, (40, COLUMNS))
     with os.fdopen(side, "w", encoding="utf-8") as stream:
         yield stream
     os.close(main)
 
 
-def render(stream: TextIO | None = None, **event: object) -> str:
+def render(stream: TextIO | None = None, /, **event: Any) -> str:
     fields = {"timestamp": WHEN, "level": "info", **event}
     line = ConsoleRenderer(stream or StringIO())(None, "", fields)
     assert isinstance(line, str)
