@@ -231,11 +231,7 @@ def load_settings() -> Settings:
 def _place_of(name: str, given: Mapping[str, Given]) -> str:
     """The variable, and its file where it is not of the environment."""
     origin = given[name].origin if name in given else environment.ENVIRONMENT
-    return (
-        variable_of(name)
-        if origin == environment.ENVIRONMENT
-        else f"{variable_of(name)} in {origin}"
-    )
+    return variable_of(name) + ("" if origin == environment.ENVIRONMENT else f" in {origin}")
 
 
 def export_settings(settings: Settings) -> None:
