@@ -34,9 +34,8 @@ app.add_typer(keys_app)
 
 def main() -> None:
     """Run the command line. Print an `IrisApiError` as one message, not as a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # its encoding may not have all characters
-            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, TextIOWrapper):  # escape what its encoding lacks, as stderr does
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="iris-api")
     except IrisApiError as error:
