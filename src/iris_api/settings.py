@@ -1,14 +1,20 @@
-"""All settings of the service: one frozen object, read from the environment once."""
+"""All settings of the service: one frozen object, read once."""
 
-import os
 import re
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
+from iris_api import environment
+from iris_api.environment import Given, variable_of
 from iris_api.errors import ConfigurationError
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
@@ -16,26 +22,22 @@ LogFormat = Literal["auto", "console", "json"]
 Auth = Literal["off", "keys"]
 _ROOT_PATH = re.compile("(/[A-Za-z0-9._~-]+)*")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\sA-Z]+")
-_DEFAULT_PORT = 8000
-_INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")
-"""The value of IRIS_PORT that Kubernetes sets for a Service named ``iris``, and Docker for a link.
-
-https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
-"""
-_MIN_SIMILARITY = 0.75
-"""Between a misspelt name and a setting: AUHT reaches it with AUTH, API_PORT with PORT does not."""
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_DAY = 86_400
+"""Seconds; PostgreSQL's own timeouts end at 24 days."""
+Seconds = Annotated[float, Field(gt=0, le=_DAY, allow_inf_nan=False)]
+WholeSeconds = Annotated[int, Field(ge=1, le=_DAY)]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Bytes = Annotated[int, Field(ge=1024, le=2**40)]
 
 
 class Settings(BaseSettings):
     """The settings, each read from the variable ``IRIS_`` and its name in capitals.
 
-    docs/settings.md shows them as a table; a test compares the two.
+    `iris_api.environment` reads them. docs/settings.md shows them as a table; a test compares the
+    two.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="IRIS_", frozen=True, extra="forbid", env_ignore_empty=True
-    )
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
     database_url: SecretStr | None = Field(
         None, description="PostgreSQL's URL. Unset: an embedded PostgreSQL in the data directory."
@@ -45,7 +47,7 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", min_length=1, description="The address to listen on.")
     port: int = Field(
-        _DEFAULT_PORT, ge=0, le=65535, description="The port to listen on; 0 takes a free one."
+        8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one."
     )
     workers: int = Field(1, ge=1, le=64, description="Server processes.")
     root_path: str = Field(
@@ -56,7 +58,7 @@ class Settings(BaseSettings):
         description="`keys`: every request but the probes and the documentation needs an API key; "
         "`off`: none does. Unset: off, but then only on a loopback address.",
     )
-    cors_origins: Annotated[tuple[str, ...] | None, NoDecode] = Field(
+    cors_origins: tuple[str, ...] | None = Field(
         None,
         description="Origins of web pages that may call the service from a browser, such as "
         "`https://app.example.org`, with commas between them. `*`: all pages, which needs "
@@ -65,17 +67,16 @@ class Settings(BaseSettings):
     key_cache_seconds: Seconds = Field(
         5.0, description="Seconds after which a revoked API key is refused everywhere."
     )
-    rate_limit: int | None = Field(
+    rate_limit: Count | None = Field(
         None,
-        ge=1,
         description="Requests that a client may send to each worker within the window; past it: "
         "429. Unset: no limit.",
     )
-    rate_limit_window: int = Field(
-        60, ge=1, le=86_400, description="The window of the rate limit, in seconds."
+    rate_limit_window: WholeSeconds = Field(
+        60, description="The window of the rate limit, in seconds."
     )
     idempotency_hours: int = Field(
-        24, ge=24, description="Hours that an `Idempotency-Key` is remembered at least."
+        24, ge=24, le=87_600, description="Hours that an `Idempotency-Key` is remembered at least."
     )
     log_level: LogLevel = Field("INFO", description="The least severe log line that is written.")
     log_format: LogFormat = Field(
@@ -90,10 +91,8 @@ class Settings(BaseSettings):
     max_batch: int = Field(
         256, ge=1, le=10_000, description="Most rows in one model call, or in one commit."
     )
-    max_waiting: int = Field(
-        1024,
-        ge=1,
-        description="Most requests that wait for the model, or for a commit; past it: 503.",
+    max_waiting: Count = Field(
+        1024, description="Most requests that wait for the model, or for a commit; past it: 503."
     )
     max_wait: Seconds = Field(
         3.0,
@@ -103,22 +102,20 @@ class Settings(BaseSettings):
     database_groups_in_flight: int = Field(
         1, ge=1, le=64, description="Commits under way at the same time, for each worker."
     )
-    max_connections: int = Field(
-        4096, ge=1, description="Open connections of clients, for each worker; past it: 503."
+    max_connections: Count = Field(
+        4096, description="Open connections of clients, for each worker; past it: 503."
     )
-    max_in_flight: int = Field(
-        2048, ge=1, description="Requests at work at the same time, for each worker; past it: 503."
+    max_in_flight: Count = Field(
+        2048, description="Requests at work at the same time, for each worker; past it: 503."
     )
-    max_header_bytes: int = Field(
-        65_536, ge=1024, description="The largest head of a request, in bytes; past it: 431."
+    max_header_bytes: Bytes = Field(
+        65_536, description="The largest head of a request, in bytes; past it: 431."
     )
-    max_body_bytes: int = Field(
-        4_194_304, ge=1024, description="The largest request body, in bytes; past it: 413."
+    max_body_bytes: Bytes = Field(
+        4_194_304, description="The largest request body, in bytes; past it: 413."
     )
-    max_buffered_bytes: int = Field(
-        67_108_864,
-        ge=1024,
-        description="Bytes of all requests' bodies that a worker holds; past it: 503.",
+    max_buffered_bytes: Bytes = Field(
+        67_108_864, description="Bytes of all requests' bodies that a worker holds; past it: 503."
     )
     max_batch_items: int = Field(
         10_000, ge=1, le=10_000, description="Items in one `/predict/batch`; past it: 422."
@@ -154,8 +151,7 @@ class Settings(BaseSettings):
         2.0, description="Seconds that a statement waits for a lock."
     )
     database_pgbouncer: bool = Field(
-        default=False,
-        description="Whether the URL leads to PgBouncer in transaction mode.",
+        default=False, description="Whether the URL leads to PgBouncer in transaction mode."
     )
     allow_unsafe_database: bool = Field(
         default=False,
@@ -165,25 +161,19 @@ class Settings(BaseSettings):
     migration_timeout: Seconds = Field(
         60.0, description="Seconds that `migrate` waits for PostgreSQL, and for its turn."
     )
-    keep_alive_timeout: int = Field(
-        65, ge=1, description="Seconds that an idle connection is kept open."
+    keep_alive_timeout: WholeSeconds = Field(
+        65, description="Seconds that an idle connection is kept open."
     )
     shutdown_delay: float = Field(
         1.0,
         ge=0,
+        le=_DAY,
         allow_inf_nan=False,
         description="Seconds to keep serving after SIGTERM while not ready.",
     )
-    shutdown_timeout: int = Field(
-        8, ge=1, description="Seconds that accepted requests then have to finish."
+    shutdown_timeout: WholeSeconds = Field(
+        8, description="Seconds that accepted requests then have to finish."
     )
-
-    @field_validator("port", mode="before")
-    @classmethod
-    def _ignore_injected_port(cls, value: object) -> object:
-        if isinstance(value, str) and _INJECTED_PORT.fullmatch(value):
-            return _DEFAULT_PORT
-        return value
 
     @field_validator("root_path")
     @classmethod
@@ -215,61 +205,74 @@ class Settings(BaseSettings):
             )
         return value
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take them from `given_settings`, instead of pydantic's sources; arguments win."""
+        values: dict[str, Any] = {name: given.value for name, given in given_settings().items()}
+        return init_settings, InitSettingsSource(settings_cls, init_kwargs=values)
+
     @property
     def model_dir(self) -> Path:
         """The folder that holds the model and its manifest."""
         return self.data_dir / "model"
 
 
+SECRETS = frozenset(
+    name for name, field in Settings.model_fields.items() if SecretStr in get_args(field.annotation)
+)
+"""Settings whose values are never shown; a file may hold them."""
+
+
+def given_settings() -> dict[str, Given]:
+    """The settings that are not left at their defaults, by name, before they are validated."""
+    return environment.read_settings(Settings.model_fields, SECRETS)
+
+
 def environment_warnings() -> list[str]:
-    """A sentence for each injected or misspelt setting in the environment."""
-    return [*_injected_settings(), *misspelt_settings()]
-
-
-def _injected_settings() -> list[str]:
-    return [
-        f"{variable} is ignored: Kubernetes has set it to the address of a Service, or Docker to "
-        f"that of a link, so the port is {_DEFAULT_PORT}. Set `enableServiceLinks: false` in the "
-        "pod's spec, or IRIS_PORT to a number."
-        for variable, value in sorted(os.environ.items())
-        if variable.upper() == "IRIS_PORT" and _INJECTED_PORT.fullmatch(value)
-    ]
-
-
-def misspelt_settings() -> list[str]:
-    """A sentence for each environment variable that looks like a misspelt setting.
-
-    Ignores other variables with the prefix: Kubernetes sets ``IRIS_SERVICE_HOST`` for a Service
-    named ``iris``.
-    """
-    names = [name.upper() for name in Settings.model_fields]
-    prefix = "IRIS_"
-    unknown = {
-        variable: variable.upper().removeprefix(prefix)
-        for variable in sorted(os.environ)
-        if variable.upper().startswith(prefix)
-    }
-    return [
-        f"{variable} is no setting; is {prefix}{meant} meant?"
-        for variable, name in unknown.items()
-        if name not in names
-        for meant in get_close_matches(name, names, n=1, cutoff=_MIN_SIMILARITY)
-    ]
+    """A sentence for each injected or misspelt setting."""
+    return environment.find_mistakes(Settings.model_fields, SECRETS)
 
 
 def load_settings() -> Settings:
-    """Read the settings from the environment.
+    """Read the settings from the environment, ``.env`` and the files of secrets.
 
-    Raises `ConfigurationError`, which names each invalid variable, and never shows its value.
+    Raises `ConfigurationError`, which names each invalid setting, and never shows its value.
     """
     try:
         return Settings()
     except ValidationError as error:
+        given = given_settings()
         problems = [
-            f"IRIS_{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
+            f"{_place_of(str(item['loc'][0]), given)}: {item['msg']}"
             for item in error.errors(include_url=False, include_input=False)
         ]
         raise ConfigurationError(
-            f"The environment does not fit: {'; '.join(problems)}. "
-            "docs/settings.md lists every setting."
+            f"Some settings are invalid. {'; '.join(problems)}. `iris-api settings` explains all."
         ) from None
+
+
+def _place_of(name: str, given: Mapping[str, Given]) -> str:
+    """The variable, and its file where it is not of the environment."""
+    origin = given[name].origin if name in given else environment.ENVIRONMENT
+    return variable_of(name) + ("" if origin == environment.ENVIRONMENT else f" in {origin}")
+
+
+def export_settings(settings: Settings) -> None:
+    """Set all settings in the environment, where the workers that this process starts read them."""
+    environment.set_variables(
+        {name: _as_text(value) for name, value in settings if value is not None}
+    )
+
+
+def _as_text(value: object) -> str:
+    """A value as its variable has it."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return ",".join(value) if isinstance(value, tuple) else str(value)

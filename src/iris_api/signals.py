@@ -26,6 +26,8 @@ class _State:
     """Whether a signal has arrived; its exception may be lost, for example in a destructor."""
     react: React | None = None
     """Called instead of raising."""
+    report: Callable[[int], object] | None = None
+    """Called with the number of the first signal, once."""
 
 
 _state = _State()
@@ -41,11 +43,24 @@ def install_handlers() -> None:
             signal.signal(number, _on_signal)
 
 
-def _on_signal(_number: int, _frame: FrameType | None) -> None:
+def _on_signal(number: int, _frame: FrameType | None) -> None:
+    note(number)
     _state.is_asked = True
     if _state.react is None:
         raise SystemExit(0)
     _state.react()
+
+
+def report_first(report: Callable[[int], object]) -> None:
+    """Call ``report`` with the number of the first signal, as soon as it arrives."""
+    _state.report = report
+
+
+def note(number: int) -> None:
+    """Report a signal, if it is the first. Call it in each handler that replaces this module's."""
+    report, _state.report = _state.report, None
+    if report is not None:
+        report(number)
 
 
 @contextmanager

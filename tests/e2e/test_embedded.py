@@ -24,7 +24,7 @@ async def test_serve_prepares_everything_at_the_first_start_and_reuses_it_at_the
 ) -> None:
     data_dir = folder / ".iris"
     service = start(log_format="console").until_ready()
-    curl = service.until_printed(r"  (curl \S+/predict .+)\n")[1]
+    curl = service.until_printed(r"(?s)  (curl \S+/predict .+?')\n  curl ")[1]
     assert service.until_printed(r"Ready on (\S+)")[1] == service.url
     assert ".iris/postgres" in service.output
     assert "Training" in service.output

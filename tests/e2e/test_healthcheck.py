@@ -76,6 +76,8 @@ def test_healthcheck_of_an_absent_service_names_host_and_port(port: str) -> None
         ({"IRIS_HOST": "", "IRIS_PORT": ""}, ("127.0.0.1", "8000")),
         ({"IRIS_HOST": "0.0.0.0", "IRIS_PORT": "80"}, ("127.0.0.1", "80")),  # noqa: S104
         ({"IRIS_HOST": "::"}, ("::1", "8000")),
+        ({"IRIS_HOST": "0.0.0.0\r\n", "IRIS_PORT": " 80\n"}, ("127.0.0.1", "80")),
+        ({"IRIS_HOST": " ", "IRIS_PORT": "\n"}, ("127.0.0.1", "8000")),
         ({"IRIS_PORT": "tcp://10.96.12.3:8000"}, ("127.0.0.1", "8000")),  # Kubernetes'
         ({"IRIS_PORT": "tcp://[fd00::1]:9000"}, ("127.0.0.1", "8000")),
         ({"IRIS_HOST": "iris.example"}, ("iris.example", "8000")),

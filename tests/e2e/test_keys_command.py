@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import URL
+from tests.conftest import way_to
 from tests.e2e.conftest import Start
+from tests.e2e.terminal import at_terminal
 from tests.support.raw import BODY
 from tests.support.service import Service, assert_one_clear_sentence, environment, poll_until, run
 
@@ -63,19 +66,20 @@ def test_keys_creates_lists_and_revokes_beside_a_running_service(
     assert ask(service, "/predict", admin, BODY) == 403
 
     table = keys(folder, data_dir, "list")
-    [ann, ops] = table.splitlines()[1:]
-    assert ann.split()[:5] == [str(number), "Ann", "[x]", "predict", "read"]
-    assert ops.split()[1:3] == ["ops", "admin"]
+    [ann, ops] = [line.split("\t") for line in table.splitlines()[1:]]
+    assert ann[:3] == [str(number), "Ann [x]", "predict read"]
+    assert ops[1:3] == ["ops", "admin"]
     assert token not in table
-    assert ann.split()[-2:] == ["-", "-"]  # neither expires nor was revoked
+    assert ann[-2:] == ["-", "-"]  # neither expires nor was revoked
 
     said = keys(folder, data_dir, "revoke", str(number), log_format="console")
     assert f"Key {number} is revoked" in said
     poll_until(lambda: ask(service, "/predict", token, BODY) == 401, "the key is refused")
     assert ask(service, "/metrics", admin) == 200
-    [ann, _] = keys(folder, data_dir, "list").splitlines()[1:]
-    assert re.search(r"- +\d{4}-\d{2}-\d{2} \d{2}:\d{2} *$", ann)
-    keys(folder, data_dir, "revoke", str(number))  # once more is no error
+    [ann_line, _] = keys(folder, data_dir, "list").splitlines()[1:]
+    assert re.search(r"\t-\t\d{4}-\d{2}-\d{2} \d{2}:\d{2}$", ann_line)
+    said = keys(folder, data_dir, "revoke", str(number), log_format="console")
+    assert f"Key {number} was revoked already, at {ann_line[-16:]}" in said
 
     assert service.stop() == 0
     for text in (service.output, service.errors):
@@ -87,14 +91,15 @@ def test_serve_with_auth_keys_prints_working_commands_to_create_and_send_an_api_
     start: Start, folder: Path, data_dir: Path
 ) -> None:
     service = start(data_dir=data_dir, auth="keys", log_format="console").until_ready()
-    [make, *asks] = service.until_printed(r"Try it:\n((?:  .+\n)+)")[1].splitlines()
-    assert len(asks) == 2
+    script = service.until_printed(r"Try it:\n((?:  .+\n)+)")[1]
+    make, predict, list_all = re.split(r"^  (?=\S)", script, flags=re.MULTILINE)[1:]
     env = environment(data_dir=data_dir) | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     }
-    for command in asks:
+    for command in (predict, list_all):
+        request = command.replace("curl", "curl --silent --show-error --fail", 1)
         subprocess.run(
-            ["bash", "-ec", f"{make}\n{command} --silent --show-error --fail"],
+            ["bash", "-ec", f"{make}\n{request}"],
             env=env,
             cwd=folder,
             check=True,
@@ -107,7 +112,45 @@ def test_keys_create_works_before_the_first_serve(folder: Path, data_dir: Path) 
     token = keys(folder, data_dir, "create", "--client", "one", "--days", "30").strip()
     assert token.startswith("iris_")
     [row] = keys(folder, data_dir, "list").splitlines()[1:]
-    assert re.search(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2} +- *$", row)
+    assert re.search(r"\t\d{4}-\d{2}-\d{2} \d{2}:\d{2}\t-$", row)
+
+
+def test_keys_list_without_any_key_says_how_to_make_one(folder: Path, tmp_path: Path) -> None:
+    data_dir = tmp_path / "new"
+    assert run(folder, "migrate", data_dir=data_dir).returncode == 0
+    result = run(folder, "keys", "list", data_dir=data_dir)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert "iris-api keys create" in result.stderr
+
+
+NAMES = ["customer-eu-production", "customer-eu-preproduction", "Łukasz " * 12, "x" * 100]
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_keys_list_at_a_terminal_shows_each_name_on_one_line(
+    folder: Path, database: URL, columns: int
+) -> None:
+    settings = way_to(database)
+    for name in NAMES:
+        scopes = [word for scope in ("predict", "read", "admin") for word in ("--scope", scope)]
+        made = run(folder, "keys", "create", "--client", name, *scopes, "--days", "30", **settings)
+        assert made.returncode == 0, made.stderr
+    shown = at_terminal(folder, "keys", "list", columns=columns, settings=settings)
+    piped = run(folder, "keys", "list", **settings).stdout
+    for name in NAMES:
+        assert sum(name in line for line in shown.splitlines()) == 1
+        assert sum(f"\t{name}\t" in line for line in piped.splitlines()) == 1
+
+
+def test_keys_list_at_a_terminal_without_unicode_escapes_the_name(
+    folder: Path, database: URL
+) -> None:
+    settings = way_to(database)
+    assert run(folder, "keys", "create", "--client", "Łukasz", **settings).returncode == 0
+    listed = at_terminal(folder, "keys", "list", encoding="latin-1", settings=settings)
+    assert "\\u0141ukasz" in listed
+    said = at_terminal(folder, "keys", "revoke", "1", encoding="latin-1", settings=settings)
+    assert re.sub(r"\x1b\[\d+m", "", said).startswith("* Key 1 is revoked")
 
 
 def test_keys_create_with_a_json_log_writes_only_the_token_to_standard_output(

@@ -78,7 +78,7 @@ def test_documented_console_example_returns_the_response_shown(
 
 def test_make_run_serves_predictions(tmp_path: Path) -> None:
     """README's first command, with this environment in the place of .venv."""
-    Path(sys.prefix, ".installed").touch()
+    Path(sys.prefix, ".runtime").touch()
     output = tmp_path / "output"
     with output.open("wb") as file:
         process = subprocess.Popen(
@@ -90,7 +90,9 @@ def test_make_run_serves_predictions(tmp_path: Path) -> None:
         )
     try:
         poll_until(lambda: "Ready on" in output.read_text(), "make run said that it is ready")
-        [curl] = re.findall(r"^ +(curl .+/predict .+)$", output.read_text(), re.MULTILINE)
+        [curl] = re.findall(
+            r"^  (curl \S+/predict .+?\n)  curl ", output.read_text(), re.MULTILINE | re.DOTALL
+        )
         answer = subprocess.run(["bash", "-c", curl], check=True, capture_output=True, text=True)
         assert json.loads(answer.stdout)["prediction_label"] == "setosa"
     finally:

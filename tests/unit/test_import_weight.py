@@ -23,10 +23,11 @@ def loaded(program: str) -> set[str]:
     [
         ("import iris_api.iris", SERVER),
         ("import iris_api.callers", SERVER),
-        ("import iris_api.database", HEAVY),
+        ("import iris_api.database", (*HEAVY, "fastapi")),
         ("import iris_api.cli", SERVER),
-        ("import iris_api.cli.keys", HEAVY),
-        ("import iris_api.cli.migrate", HEAVY),
+        ("import iris_api.cli.keys", (*HEAVY, "fastapi")),
+        ("import iris_api.cli.migrate", (*HEAVY, "fastapi")),
+        ("import iris_api.cli.settings", (*SERVER, "rich.markdown")),
     ],
 )
 def test_import_of_an_iris_api_module_loads_no_unneeded_package(

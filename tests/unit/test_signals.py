@@ -42,6 +42,25 @@ def test_install_handlers_on_a_signal_unwinds_the_stack_and_exits_with_0(
     assert done == ["undone"]
 
 
+def test_report_first_is_called_at_once_with_the_first_signal_only() -> None:
+    reported: list[object] = []
+    signals.report_first(reported.append)
+    with pytest.raises(SystemExit), signals.defer_signals():  # noqa: PT012, both are within it
+        signal.raise_signal(signal.SIGINT)
+        assert reported == [signal.SIGINT]
+        signal.raise_signal(signal.SIGTERM)
+    assert reported == [signal.SIGINT]
+
+
+def test_note_reports_a_signal_that_another_handler_took() -> None:
+    reported: list[object] = []
+    signals.note(signal.SIGTERM)  # nobody wants to know it
+    signals.report_first(reported.append)
+    signals.note(signal.SIGTERM)
+    signals.note(signal.SIGINT)
+    assert reported == [signal.SIGTERM]
+
+
 def test_install_handlers_with_sighup_ignored_keeps_it_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signals.install_handlers()

@@ -4,11 +4,12 @@ from datetime import datetime
 from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from iris_api.database import crud
 from iris_api.database.cursor import Cursor
-from iris_api.database.deps import Session
+from iris_api.database.deps import get_db
 from iris_api.database.schema import PageQuery, PredictionId, PredictionInDB, PredictionPage
 from iris_api.errors import (
     DeadlineExceeded,
@@ -30,7 +31,7 @@ router = APIRouter(
     responses=problem_responses(*ACCESS_PROBLEMS, InvalidRequest, InternalError, DeadlineExceeded),
 )
 
-
+Session = Annotated[AsyncSession, Depends(get_db, scope="function")]
 _SETTLED = "Settled-Until"
 _SETTLED_HEADER = {
     "description": "Sent with `since`: no more predictions from before this time will appear. To "

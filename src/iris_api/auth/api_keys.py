@@ -8,7 +8,8 @@ import hashlib
 import re
 import secrets
 from collections.abc import Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import asyncpg
 from sqlalchemy import func, schema, select, update
@@ -27,6 +28,13 @@ _ID_RANGES = range(1024, 2**20)
 keeps integers exact."""
 _ID_BITS = 33  # in each range
 _ID_SEQUENCE = "iris_prediction_ids_"
+
+
+class Revocation(NamedTuple):
+    """When an API key was revoked, and whether that was now or before."""
+
+    at: datetime
+    is_new: bool
 
 
 def digest_of(token: str) -> bytes:
@@ -80,16 +88,18 @@ async def list_api_keys(session: AsyncSession) -> Sequence[ApiKey]:
 
 
 @translates_failures
-async def revoke_api_key(session: AsyncSession, key_id: int) -> bool:
-    """Revoke an API key permanently; False if none has this id."""
-    found = await session.scalar(
+async def revoke_api_key(session: AsyncSession, key_id: int) -> Revocation | None:
+    """Revoke an API key permanently; None if none has this id."""
+    revoked_at = func.coalesce(ApiKey.revoked_at, func.now())
+    result = await session.execute(
         update(ApiKey)
         .where(ApiKey.id == key_id)
-        .values(revoked_at=func.coalesce(ApiKey.revoked_at, func.now()))
-        .returning(ApiKey.id)
+        .values(revoked_at=revoked_at)
+        .returning(revoked_at, ApiKey.revoked_at == func.now())
     )
+    row = result.one_or_none()
     await session.commit()
-    return found is not None
+    return None if row is None else Revocation(*row)
 
 
 @translates_failures

@@ -1,21 +1,16 @@
 """The output of commands: lines on a terminal, log events elsewhere."""
 
-import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
-from http import HTTPStatus
-from typing import Any
 
 import structlog
-from rich.console import Console as RichConsole
-from rich.markup import escape
-from rich.table import Table
+import typer
 
-from iris_api.database.advice import operator_message
-from iris_api.errors import IrisApiError, Problem
-from iris_api.iris import EXAMPLE
+from iris_api.errors import ConfigurationError, IrisApiError, Problem
+from iris_api.observability.console_log import wrapped
 from iris_api.observability.logging import configure_logging, wants_console
-from iris_api.settings import Settings, environment_warnings, load_settings
+from iris_api.settings import Settings, environment_warnings, given_settings, load_settings
 
 
 class Console:
@@ -23,67 +18,70 @@ class Console:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._rich = RichConsole(highlight=False, soft_wrap=True)
         self.is_terminal = wants_console(settings, sys.stdout)
         self.log = structlog.get_logger("iris_api")
 
     def info(self, message: str, *, event: str = "progress", **values: object) -> None:
         """Print what has just happened, or log it as this event with these values."""
         if self.is_terminal:
-            self._rich.print(f"[green]•[/green] {escape(message)}")
+            print_item(message, typer.colors.GREEN)
         else:
-            self.log.info(event, message=message.strip(), **values)
+            self.log.info(event, message=" ".join(message.split()), **values)
 
     def warn(self, message: str, *, event: str) -> None:
         """Print a warning for the operator, or log it as this event."""
         if self.is_terminal:
-            self._rich.print(f"[yellow]![/yellow] {escape(message)}")
+            print_item(message, typer.colors.YELLOW)
         else:
             self.log.warning(event, message=message)
 
-    def table(self, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Print a table: rows below column titles."""
-        printed = Table(*titles, box=None, pad_edge=False)
-        for row in rows:
-            printed.add_row(*map(escape, row))
-        self._rich.print(printed)
 
-    def print_ready(self, url: str, status: int, body: dict[str, Any]) -> None:
-        """Print the URL and a first request, or why the service is not ready."""
-        if status != HTTPStatus.OK:
-            detail = body["detail"]
-            self.info(f"{url} is alive, but not ready: {detail}", event="not_ready", url=url)
-            return
-        settings = self.settings
-        if not self.is_terminal:
-            self.log.info("ready", url=url)
-            return
-        if settings.database_url is None:
-            database, stopped = str(settings.data_dir / "postgres"), "all of it"
-        else:
-            database, stopped = "PostgreSQL at IRIS_DATABASE_URL", "the service, not the database"
-        first, header = "", ""
-        if settings.auth == "keys":
-            first = "  KEY=$(iris-api keys create --client me)\n"
-            header = ' -H "Authorization: Bearer $KEY"'
-        request = f"-H 'Content-Type: application/json' -d '{json.dumps(EXAMPLE.model_dump())}'"
-        self._rich.print(
-            f"""
-[bold]Ready on {url}[/bold]   (its documentation: {url}/docs)
+def print_item(message: str, colour: str) -> None:
+    """Print a message of any length after a coloured bullet."""
+    bullet = "•" if _is_unicode() else "*"
+    lines = wrapped(f"{bullet} {message}", sys.stdout, indent="  ")
+    typer.echo(styled(bullet, fg=colour) + lines[1:])
 
-Try it:
-{first}  curl {url}/predict{header} {request}
-  curl {url}/predictions{header}
 
-The predictions are in {database}, the model in {settings.model_dir}. Ctrl-C stops {stopped}.
-"""
-        )
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows below column titles: in columns, or separated by tabs where it is no terminal.
+
+    Never cuts a value: rows that are wider than the terminal are printed one value a line.
+    """
+    lines = [titles, *rows]
+    if not sys.stdout.isatty():
+        for row in lines:
+            typer.echo("\t".join(row))
+        return
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    if sum(widths) + 2 * (len(widths) - 1) <= os.get_terminal_size(sys.stdout.fileno()).columns:
+        for row in lines:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            typer.echo("  ".join(cells).rstrip())
+        return
+    width = max(map(len, titles))
+    for row in lines[1:]:
+        for title, cell in zip(titles, row, strict=True):
+            typer.echo(f"{title.ljust(width)}  {cell}")
+        typer.echo()
 
 
 def print_error(error: IrisApiError) -> None:
-    """Print to standard error why a command failed, and what to do."""
-    message = operator_message(error) if isinstance(error, Problem) else str(error)
-    RichConsole(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {escape(message)}")
+    """Print to standard error why a command failed, and what to do; as JSON if IRIS_LOG_FORMAT is.
+
+    ``auto`` prints text: a person has called the command, or reads what became of it.
+    """
+    message = str(error)
+    if isinstance(error, Problem):
+        from iris_api.database.advice import operator_message  # noqa: PLC0415, needs SQLAlchemy
+
+        message = operator_message(error)
+    if _wants_json():
+        configure_logging(Settings.model_construct(log_format="json"))
+        structlog.get_logger("iris_api").error("command_failed", message=message)
+    else:
+        lines = wrapped(f"error: {message}", sys.stderr)
+        typer.echo(styled("error:", fg=typer.colors.RED) + lines.removeprefix("error:"), err=True)
 
 
 def begin() -> tuple[Settings, Console]:
@@ -94,3 +92,21 @@ def begin() -> tuple[Settings, Console]:
     for sentence in environment_warnings():
         console.log.warning("settings_warning", message=sentence)
     return settings, console
+
+
+def styled(text: str, *, fg: str | None = None, bold: bool | None = None) -> str:
+    """The text for `typer.echo`, which drops the style where it writes to no terminal."""
+    return text if os.environ.get("NO_COLOR") else typer.style(text, fg=fg, bold=bold)
+
+
+def _is_unicode() -> bool:
+    return (sys.stdout.encoding or "").lower().startswith("utf")
+
+
+def _wants_json() -> bool:
+    """Whether the settings ask for JSON; others of them may be invalid or unreadable."""
+    try:
+        given = given_settings().get("log_format")
+    except ConfigurationError:
+        return os.environ.get("IRIS_LOG_FORMAT") == "json"
+    return given is not None and given.value == "json"

@@ -1,23 +1,29 @@
 """``iris-api keys create | list | revoke``."""
 
+import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import typer
-from rich.console import Console as RichConsole
-from rich.markup import escape
 
 from iris_api import signals
-from iris_api.auth.api_keys import create_api_key, list_api_keys, revoke_api_key
+from iris_api.auth.api_keys import (
+    Revocation,
+    create_api_key,
+    list_api_keys,
+    revoke_api_key,
+)
 from iris_api.callers import SCOPES
-from iris_api.cli.console import begin
+from iris_api.cli.console import begin, print_table
 from iris_api.database.models import ApiKey
 from iris_api.database.session import session_scope
 from iris_api.embedded.postgres import provide_database
 from iris_api.errors import ConfigurationError
+from iris_api.observability.console_log import wrapped
 from iris_api.settings import Settings
 
 _MAX_CLIENT_LENGTH = 100  # characters
+_NO_KEYS = "There are no API keys yet. `iris-api keys create --client NAME` makes one."
 
 
 def create(client: str, scopes: list[str], days: int | None) -> None:
@@ -40,16 +46,17 @@ def create(client: str, scopes: list[str], days: int | None) -> None:
 
     with provide_database(settings) as with_database:
         row, token = signals.run(make(with_database))
-    RichConsole(stderr=True, soft_wrap=True).print(
-        f"Key {row.id} of {escape(client)}, for {', '.join(row.scopes)}. It cannot be shown again. "
-        "Send it as `Authorization: Bearer ...`."
+    text = (
+        f"Key {row.id} of {client}, for {', '.join(row.scopes)}. It cannot be shown again. Send it "
+        "as `Authorization: Bearer ...`."
     )
+    typer.echo(wrapped(text, sys.stderr), err=True)
     typer.echo(token)
 
 
 def list_all() -> None:
     """List all API keys, without the keys themselves."""
-    settings, console = begin()
+    settings, _ = begin()
 
     async def read(settings: Settings) -> Sequence[ApiKey]:
         async with session_scope(settings) as session:
@@ -57,7 +64,10 @@ def list_all() -> None:
 
     with provide_database(settings) as with_database:
         rows = signals.run(read(with_database))
-    console.table(
+    if not rows:
+        typer.echo(_NO_KEYS, err=True)
+        return
+    print_table(
         ["id", "client", "scopes", "made", "expires", "revoked"],
         [
             [
@@ -75,14 +85,21 @@ def revoke(key_id: int) -> None:
     """Revoke an API key permanently. Raises `ConfigurationError` if none has this id."""
     settings, console = begin()
 
-    async def end(settings: Settings) -> bool:
+    async def end(settings: Settings) -> Revocation | None:
         async with session_scope(settings) as session:
             return await revoke_api_key(session, key_id)
 
     with provide_database(settings) as with_database:
-        found = signals.run(end(with_database))
-    if not found:
+        revocation = signals.run(end(with_database))
+    if revocation is None:
         raise ConfigurationError(f"There is no key {key_id}. `iris-api keys list` shows them all.")
+    if not revocation.is_new:
+        console.info(
+            f"Key {key_id} was revoked already, at {_as_text(revocation.at)}",
+            event="api_key_already_revoked",
+            key_id=key_id,
+        )
+        return
     console.info(
         f"Key {key_id} is revoked; within {settings.key_cache_seconds:g} s no worker takes it",
         event="api_key_revoked",

@@ -1,18 +1,38 @@
 """``iris-api serve``."""
 
+import signal
+
 from iris_api import signals
-from iris_api.cli.console import begin
+from iris_api.cli.console import Console, begin
 from iris_api.cli.migrate import migrate_database
+from iris_api.cli.ready import report_when_ready
 from iris_api.cli.train import train_if_missing, warn_of_unlisted_models
 from iris_api.database.session import require_durable
 from iris_api.embedded.postgres import provide_database
+from iris_api.environment import set_variables
 from iris_api.server.listener import listen
-from iris_api.server.run import run, when_ready
+from iris_api.server.run import run
+from iris_api.settings import Settings, export_settings
 
 
-def serve(*, prepare: bool) -> None:
-    """Serve until a signal. First migrate and train, if ``prepare`` or the database is embedded."""
+def serve(*, prepare: bool, host: str | None, port: int | None, workers: int | None) -> None:
+    """Serve until a signal. First migrate and train, if ``prepare`` or the database is embedded.
+
+    ``host``, ``port`` and ``workers`` replace the settings of these names.
+    """
+    options = {"host": host, "port": port, "workers": workers}
+    set_variables({name: str(value) for name, value in options.items() if value is not None})
     settings, console = begin()
+    signals.report_first(lambda number: _report_stopping(settings, console, number))
+    try:
+        _serve(settings, console, prepare=prepare)
+    except SystemExit as end:
+        if end.code:  # it has failed, and has said why
+            raise
+    console.log.info("stopped", message="Stopped")
+
+
+def _serve(settings: Settings, console: Console, *, prepare: bool) -> None:
     # If the port cannot be had, say so before anything is prepared. But keep it closed until then:
     # a client would wait for its answer as long as the service waits for PostgreSQL.
     listen(settings).close()
@@ -23,5 +43,14 @@ def serve(*, prepare: bool) -> None:
             train_if_missing(settings, console)
         signals.run(require_durable(with_database))
         with listen(settings) as listener:
-            when_ready(listener, console.print_ready)
+            report_when_ready(listener, console)
+            export_settings(with_database)
             run(with_database, listener)
+
+
+def _report_stopping(settings: Settings, console: Console, number: int) -> None:
+    console.log.info(
+        "stopping",
+        message=f"Stopping: requests under way have up to {settings.shutdown_timeout} s to finish",
+        signal=signal.Signals(number).name,
+    )

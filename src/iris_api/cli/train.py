@@ -1,5 +1,7 @@
 """``iris-api train``."""
 
+from collections.abc import Iterable
+
 import typer
 
 from iris_api.cli.console import Console, begin
@@ -39,16 +41,19 @@ def train_if_missing(settings: Settings, console: Console) -> None:
 
 
 def _train(settings: Settings, console: Console, candidate: str | None) -> None:
+    names = [*training.CANDIDATES, *_calibrated(training.CANDIDATES)]
+    width = max(map(len, names))
+
     def report(name: str, scores: Scores) -> None:
         console.info(
-            f"  {name:<30} accuracy {scores.accuracy:.3f}  log loss {scores.log_loss:.4f}",
+            f"{name:<{width}}  accuracy {scores.accuracy:.3f}  log loss {scores.log_loss:.4f}",
             event="candidate_scored",
             candidate=name,
             accuracy=scores.accuracy,
             log_loss=scores.log_loss,
         )
 
-    console.info("Training a model, scored by cross-validation:")
+    console.info("Training an ML model, scored by cross-validation", event="training_started")
     try:
         manifest = training.train(settings.model_dir, candidate=candidate, report=report)
     except OSError as error:
@@ -57,7 +62,12 @@ def _train(settings: Settings, console: Console, candidate: str | None) -> None:
             "Set IRIS_DATA_DIR to a folder that can be written."
         ) from None
     console.info(
-        f"The model is {manifest.version}, in {settings.model_dir.resolve()}",
+        f"The ML model is {manifest.version}, in {settings.model_dir.resolve()}",
         event="model_trained",
         model_version=manifest.version,
     )
+
+
+def _calibrated(candidates: Iterable[str]) -> list[str]:
+    """The names of all that `training.train` may report beside the candidates."""
+    return [f"{name}+{method}" for name in candidates for method in training.CALIBRATIONS]

@@ -1,10 +1,10 @@
-"""The database session of an endpoint, as a dependency."""
+"""The database session of an endpoint, as a dependency. Commands import this without FastAPI."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated
 
-from fastapi import Depends, FastAPI, Request
 from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.applications import Starlette
+from starlette.requests import Request
 
 from iris_api.database.session import SessionFactory, create_engine, create_session_factory
 from iris_api.settings import load_settings
@@ -22,11 +22,7 @@ async def get_db(request: Request) -> AsyncIterator[AsyncSession]:
         yield session
 
 
-Session = Annotated[AsyncSession, Depends(get_db, scope="function")]
-"""The type of an endpoint's parameter."""
-
-
-def session_factory_of(app: FastAPI) -> SessionFactory:
+def session_factory_of(app: Starlette) -> SessionFactory:
     """Return the application's session factory, ``app.state.session_factory``.
 
     `iris_api.app.create_app` sets it. Another application without one gets one at its first

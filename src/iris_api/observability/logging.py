@@ -1,4 +1,4 @@
-"""Structured logs on standard error: JSON for machines, aligned columns on a terminal."""
+"""Structured logs on standard error: JSON for machines, short lines on a terminal."""
 
 import logging
 import os
@@ -10,6 +10,7 @@ from typing import TextIO
 import structlog
 from structlog.types import EventDict, Processor
 
+from iris_api.observability.console_log import console_rendering
 from iris_api.observability.standard_error import unblocked
 from iris_api.settings import Settings
 
@@ -45,23 +46,13 @@ def configure_logging(settings: Settings) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    rendering = _console_rendering() if console else _json_rendering()
+    rendering = console_rendering(sys.stderr) if console else _json_rendering()
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(unblocked(sys.stderr)),
     )
     _route_standard_library(level, shared, rendering)
-
-
-def _console_rendering() -> list[Processor]:
-    return [
-        structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
-            repr_native_str=True,  # else a path could send escape sequences to the terminal
-            exception_formatter=structlog.dev.plain_traceback,
-        )
-    ]
 
 
 def _json_rendering() -> list[Processor]:

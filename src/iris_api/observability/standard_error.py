@@ -6,6 +6,7 @@ import os
 import queue
 import select
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import TextIO, cast
@@ -15,6 +16,7 @@ import structlog
 _MAX_WRITES = 256
 """Writes that wait for the reader; lines beyond that are dropped."""
 _DRAIN_SECONDS = 0.25
+_POLL_SECONDS = 0.005
 log = structlog.get_logger("iris_api")
 
 
@@ -44,10 +46,11 @@ class _LogQueue:
 
     def __init__(self, fileno: int) -> None:
         self._fileno = fileno
-        self._queue: queue.Queue[bytes] = queue.Queue(_MAX_WRITES)
+        self._queue: queue.SimpleQueue[bytes] = queue.SimpleQueue()  # a signal handler may log
+        self._accepted = self._done = 0  # writes
         self._is_broken = False
         self._dropped = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         _queues.append(self)
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
@@ -59,19 +62,21 @@ class _LogQueue:
             with suppress(OSError):
                 self._write(data)
             return
-        try:
-            self._queue.put_nowait(data)
-        except queue.Full:
-            self._drop(data)
+        with self._lock:
+            if self._accepted - self._done >= _MAX_WRITES:
+                self._dropped += data.count(b"\n")
+                return
+            self._accepted += 1
+        self._queue.put(data)
 
     def flush(self) -> None:
         """Return at once: `logging` and structlog call it after each write."""
 
     def drain(self) -> None:
         """Return when all lines are written, or after `_DRAIN_SECONDS`."""
-        done = self._queue.all_tasks_done
-        with done:
-            done.wait_for(lambda: not self._queue.unfinished_tasks, _DRAIN_SECONDS)
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while self._done < self._accepted and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
 
     def _run(self) -> None:
         while True:
@@ -83,7 +88,7 @@ class _LogQueue:
                     self._drop(piece)
                 else:
                     self._report_dropped()
-            self._queue.task_done()
+            self._done += 1
 
     def _write(self, data: bytes) -> None:
         if self._is_broken:  # the last line may be there in part

@@ -1,18 +1,14 @@
 """Runs the application by uvicorn, in this process or in several workers."""
 
-import json
 import os
 import resource
 import signal
 import socket
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPException
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
+from types import FrameType
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
@@ -25,8 +21,6 @@ from iris_api.server.listener import BACKLOG
 from iris_api.server.supervisor import Supervisor
 from iris_api.settings import Settings
 
-OnReady: TypeAlias = Callable[[str, int, dict[str, Any]], None]
-"""Called with the service's URL, and the status and body of ``/readyz``."""
 _OTHER_FILES = 256  # files other than client connections
 
 
@@ -40,7 +34,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
     os.environ["IRIS_DATABASE_URL"] = settings.database_url.get_secret_value()
     config = configure(settings)
     if settings.workers == 1:
-        server = uvicorn.Server(config)
+        server = _Server(config)
         with signals.defer_signals(lambda: server.handle_exit(signal.SIGTERM, None)):
             server.run(sockets=[listener])
     else:
@@ -50,6 +44,15 @@ def run(settings: Settings, listener: socket.socket) -> None:
                 supervisor.run()
         if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
             sys.exit(STARTUP_FAILURE)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which reports at once that it stops."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Report the signal, and stop."""
+        signals.note(sig)
+        super().handle_exit(sig, frame)
 
 
 def configure(
@@ -95,26 +98,3 @@ def _allow_open_files(count: int) -> None:
     most = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-def when_ready(listener: socket.socket, report: OnReady) -> None:
-    """Call ``report`` once, from a thread, with the first response of ``/readyz``."""
-    host, port = listener.getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104, no binding
-
-    def wait() -> None:
-        while True:
-            connection = HTTPConnection(reachable, port, timeout=60)
-            try:
-                connection.request("GET", "/readyz")
-                response = connection.getresponse()
-                report(url, response.status, json.load(response))
-            except (OSError, HTTPException, ValueError):  # no response yet, or not this service's
-                time.sleep(0.1)
-            else:
-                return
-            finally:
-                connection.close()
-
-    threading.Thread(target=wait, name="when-ready", daemon=True).start()

@@ -11,14 +11,14 @@ from uvicorn import Config
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
-_KILL_SECONDS = 2.5
-"""What a worker may take beyond delay and timeout; containers get 3 (docs/promises.md)."""
-_HINTS = {
+from iris_api import signals
+
+_KILL_SECONDS = 2.5  # beyond delay and timeout; containers get 3 (docs/promises.md)
+_HINTS = {  # by exit code
     -signal.SIGKILL: "It did not answer the supervisor, or memory ran out: see the kernel's log.",
     -signal.SIGBUS: "A mapped file has no space: see the folder iris-metrics-* in TMPDIR.",
     STARTUP_FAILURE: "It never served, so the service stops. The lines above say why.",
 }
-"""By exit code."""
 log = structlog.get_logger("iris_api")
 
 
@@ -41,12 +41,11 @@ class Supervisor(Multiprocess):
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGALRM, lambda *_: self._send(signal.SIGKILL))
 
-    def _pass_on(self, _number: int, _frame: FrameType | None) -> None:
-        """Tell the workers at once: uvicorn's loop may be waiting for one that hangs.
-
-        A second signal ends their delay. They take a second SIGTERM for the first one's echo.
-        """
+    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+        """Tell the workers at once: uvicorn's loop may be waiting for one that hangs."""
+        signals.note(number)
         self.signal_queue.append(signal.SIGTERM)
+        # They take a second SIGTERM for an echo of the first; SIGINT ends their delay.
         self._send(signal.SIGINT if self._told else signal.SIGTERM)
 
     def _send(self, number: int) -> None:

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from starlette.types import Lifespan
 from threadpoolctl import threadpool_limits
 
+from iris_api import signals
 from iris_api.app import create_app
 from iris_api.background import background_tasks
 from iris_api.observability.logging import configure_logging
@@ -121,6 +122,7 @@ def _install_graceful_shutdown(app: FastAPI, delay: float, debounce_seconds: flo
         loop.call_later(delay, stop, signal.SIGTERM, None)
 
     def on_sigterm(number: int, frame: FrameType | None) -> None:
+        signals.note(number)
         signal.signal(signal.SIGTERM, signal.SIG_IGN if debounce_seconds else stop)
         loop.call_soon_threadsafe(begin)
 
