@@ -16,6 +16,7 @@ from iris_api.database.failures import is_outcome_unknown, should_discard
 from iris_api.database.pool import Driver, guard_of
 from iris_api.errors import DatabaseUnavailable, OutcomeUnknown
 
+_BROKE_OFF = "PostgreSQL broke off, or did not answer in time."
 log = structlog.get_logger("iris_api")
 
 
@@ -62,8 +63,7 @@ async def driver_transaction(
         if should_discard(error):
             guard.invalidate_all()
             if may_commit and is_outcome_unknown(error):
-                reason = advice_on(error) or "PostgreSQL broke off, or did not answer in time."
-                raise OutcomeUnknown(reason) from error
+                raise OutcomeUnknown(advice_on(error) or _BROKE_OFF) from error
         elif is_in_block:
             is_clean = await _is_rolled_back(transaction)
         raise
