@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 INSTALLED := $(VENV)/.installed
-IN_PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+IN_PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder  # tests wait more than they compute
 
 .DEFAULT_GOAL := help
 .PHONY: help install run migrate train test test-fast fuzz faults check format load bench bench-against bench-peers bench-history bench-pieces image clean

@@ -114,5 +114,5 @@ def is_refused_for_space(trial: Trial, service: Service, ballast: Path) -> bool:
         return False
     # Where it was not PostgreSQL's last word, another's smaller row may have found room since.
     return is_not_ready(
-        get(service.port, "/readyz"), "SQLSTATE 53100", "cannot be reached", "broke off"
+        get(service.port, "/readyz"), "SQLSTATE 53100", "cannot be reached", "disconnected"
     )

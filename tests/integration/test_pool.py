@@ -55,7 +55,7 @@ async def test_predict_with_a_new_connection_lost_at_once_is_503(
     detail = assert_problem(
         await client.post("/predict", json=SETOSA), 503, "database-unavailable"
     )["detail"]
-    assert "PostgreSQL broke off. Nothing was stored." in detail
+    assert "PostgreSQL disconnected. Nothing was stored." in detail
 
 
 def lose_all_at_their_end(app: FastAPI) -> list[object]:

@@ -59,7 +59,7 @@ async def create_prediction(session: AsyncSession, prediction: IrisPrediction) -
         raise CancelledWhileStoring from error
     except (OSError, DBAPIError) as error:
         if is_outcome_unknown(error):
-            raise OutcomeUnknown("PostgreSQL broke off during the commit.") from error
+            raise OutcomeUnknown("PostgreSQL disconnected during the commit.") from error
         raise
     return prediction
 

@@ -135,11 +135,11 @@ def _problem_of(error: Exception) -> Problem | None:
     if code in _OUTDATED_CODES:
         return SchemaOutdated(f"The database lacks what this release needs. {MIGRATE_HINT}")
     if _is_disconnect(error):
-        return DatabaseUnavailable(f"PostgreSQL broke off. {RETRY_HINT}")
+        return DatabaseUnavailable(f"PostgreSQL disconnected. {RETRY_HINT}")
     if code.startswith((*_UNAVAILABLE_CLASSES, *_UNAVAILABLE_CODES)):
         return DatabaseUnavailable(f"PostgreSQL refused (SQLSTATE {code}). {RETRY_HINT}")
     if severity_of(error) in _FATAL:
-        return DatabaseUnavailable(f"PostgreSQL broke off (SQLSTATE {code}). {RETRY_HINT}")
+        return DatabaseUnavailable(f"PostgreSQL disconnected (SQLSTATE {code}). {RETRY_HINT}")
     return None
 
 

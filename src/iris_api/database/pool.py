@@ -134,7 +134,9 @@ class ConnectionGuard:
         if record.info[_MADE_AT] <= self._distrusted_at and not is_new:
             driver.terminate()
         if driver.is_closed() and is_new:
-            raise DatabaseUnavailable("PostgreSQL broke off. Nothing was stored. Try again soon.")
+            raise DatabaseUnavailable(
+                "PostgreSQL disconnected. Nothing was stored. Try again soon."
+            )
         if driver.is_closed():
             raise DisconnectionError
 

@@ -16,7 +16,7 @@ from iris_api.database.failures import is_outcome_unknown, should_discard
 from iris_api.database.pool import Driver, guard_of
 from iris_api.errors import DatabaseUnavailable, OutcomeUnknown
 
-_BROKE_OFF = "PostgreSQL broke off, or did not answer in time."
+_DISCONNECTED = "PostgreSQL disconnected, or did not answer in time."
 log = structlog.get_logger("iris_api")
 
 
@@ -44,7 +44,7 @@ async def driver_transaction(
     driver = cast(Driver, connection.driver_connection)
     guard = guard_of(connection)
     if driver.is_closed():  # an earlier part of the group lost it
-        raise DatabaseUnavailable("PostgreSQL broke off. Nothing was stored. Try again soon.")
+        raise DatabaseUnavailable("PostgreSQL disconnected. Nothing was stored. Try again soon.")
     transaction = None
     is_in_block = is_clean = may_commit = False
     try:
@@ -63,7 +63,7 @@ async def driver_transaction(
         if should_discard(error):
             guard.invalidate_all()
             if may_commit and is_outcome_unknown(error):
-                raise OutcomeUnknown(advice_on(error) or _BROKE_OFF) from error
+                raise OutcomeUnknown(advice_on(error) or _DISCONNECTED) from error
         elif is_in_block:
             is_clean = await _is_rolled_back(transaction)
         raise

@@ -186,7 +186,8 @@ class LimitsMiddleware:
                 limits.release(request)  # the endpoint has consumed the last part
             request.is_reading = True
             message = await receive()
-            if REFUSAL in scope:
+            # A response that has begun, and does not need the body, goes on.
+            if REFUSAL in scope and (policy.is_streamed or not request.has_begun_answer):
                 raise scope[REFUSAL]
             size = len(message.get("body", b""))
             limits.hold(request, size)
