@@ -12,6 +12,7 @@ from httpx2 import AsyncClient
 from tests.support.application import client_of, make_key, running
 from tests.support.flowers import POISON, SETOSA, VIRGINICA
 
+from iris_api.observability.standard_error import drain
 from iris_api.settings import Settings
 
 LineOf = Callable[[str], Awaitable[dict[str, Any]]]
@@ -25,6 +26,7 @@ def line_of(capfd: pytest.CaptureFixture[str]) -> LineOf:
 
     async def line_of(request_id: str) -> dict[str, Any]:
         await asyncio.sleep(0)  # the lines of one turn of the loop are written at its end
+        drain()
         lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if "{" in line]
         found: list[dict[str, Any]] = [
             line
