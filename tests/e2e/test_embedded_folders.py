@@ -186,7 +186,7 @@ def test_migrate_as_a_root_that_may_not_become_nobody_says_what_to_do(
     result = migrate_as(before, folder, tmp_path / "data")
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    error = "error: " + result.stderr.partition("error: ")[2]
+    error = "error: " + result.stderr.partition("error: ")[2].partition("\n")[0]
     assert_one_clear_sentence(error, str(tmp_path / "data" / "postgres"), "IRIS_DATABASE_URL")
 
 

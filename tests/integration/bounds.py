@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -33,7 +34,7 @@ def limits_of(app: FastAPI) -> Any:
 def bound_requests(app: FastAPI, seconds: float) -> None:
     """Let requests take so long from now on."""
     limits = limits_of(app)
-    limits.settings = limits.settings.model_copy(update={"request_timeout": seconds})
+    limits.default_policy = replace(limits.default_policy, timeout_seconds=seconds)
 
 
 async def assert_idle(app: FastAPI) -> None:

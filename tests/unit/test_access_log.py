@@ -94,8 +94,7 @@ def test_access_log_for_the_console_writes_all_that_is_known_of_the_request(
     log_fields(scope)["id"] = 7
     AccessLog(on_failure=reraise).write(scope, 200, 0.0015, "id-1")
     [line] = capsys.readouterr().err.splitlines()
-    for word in ("duration_ms=1.5", "id=7", "peer='10.0.0.7'", "status=200"):
-        assert word in line
+    assert re.fullmatch(r"\d\d:\d\d:\d\d GET /model 200 1\.5 ms id=7.*", line)
 
 
 @pytest.mark.parametrize(
@@ -115,8 +114,7 @@ async def test_access_log_with_a_level_writes_no_less_severe_line(
     access_log.write(SCOPE, 200, 0.1, "id-1", "debug")
     access_log.write(SCOPE, 200, 0.1, "id-2", "info")
     await asyncio.sleep(0)
-    levels = re.findall(r"debug|info", capsys.readouterr().err)
-    assert levels == written
+    assert len(capsys.readouterr().err.splitlines()) == len(written)
 
 
 def test_access_log_without_a_loop_raises_nothing_and_calls_on_failure(

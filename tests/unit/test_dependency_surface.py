@@ -85,7 +85,7 @@ ATTRIBUTES: list[tuple[Any, str, str]] = [
     (values, "ValueClass MutexValue MultiProcessValue", "observability/shared_files.py"),
     (MultiProcessCollector, "_path merge collect", "observability/shared_files.py"),
     (MmapedDict, "read_value write_value", "observability/shared_files.py"),
-    (structlog, "get_config WriteLoggerFactory make_filtering_bound_logger", "logging.py"),
+    (structlog, "get_config make_filtering_bound_logger", "logging.py"),
 ]
 
 

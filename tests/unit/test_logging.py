@@ -1,5 +1,6 @@
 import logging
 import re
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -162,3 +163,22 @@ def test_wants_console_is_true_for_a_terminal_unless_a_format_is_set(
     assert wants_console(Settings(log_format="console"))
     assert not wants_console(Settings(log_format="json"))
     assert not wants_console(Settings(log_format="auto"), StringIO())
+
+
+def test_log_from_a_signal_handler_amid_another_line_does_not_wait_for_it() -> None:
+    program = """
+import signal, structlog
+from iris_api.observability.logging import configure_logging
+from iris_api.settings import Settings
+
+configure_logging(Settings(log_format="console"))
+log = structlog.get_logger()
+signal.signal(signal.SIGALRM, lambda *_: log.info("handled"))
+signal.setitimer(signal.ITIMER_REAL, 2e-3, 2e-3)
+for number in range(20_000):
+    log.info("line")
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+    subprocess.run(
+        [sys.executable, "-c", program], stderr=subprocess.DEVNULL, check=True, timeout=120
+    )

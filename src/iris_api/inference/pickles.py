@@ -53,7 +53,8 @@ class Contents(pickle.Pickler):
             if isinstance(module, str):
                 self.modules.add(module.partition(".")[0])
         self.classes.add(type(thing).__name__)
-        if "feature_names_in_" in getattr(thing, "__dict__", ()):
+        is_instance = not isinstance(thing, type)  # a class may have a property of that name
+        if is_instance and "feature_names_in_" in getattr(thing, "__dict__", ()):
             self.with_column_names[id(thing)] = thing
 
 

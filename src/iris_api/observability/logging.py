@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -50,9 +51,22 @@ def configure_logging(settings: Settings) -> None:
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(unblocked(sys.stderr)),
+        logger_factory=partial(_LineLogger, unblocked(sys.stderr)),
     )
     _route_standard_library(level, shared, rendering)
+
+
+class _LineLogger:
+    """structlog's `WriteLogger` without its lock: a signal handler may log amid another line."""
+
+    def __init__(self, stream: TextIO, *_arguments: object) -> None:
+        self._write = stream.write
+
+    def msg(self, line: str) -> None:
+        """Write a line of any level."""
+        self._write(line + "\n")
+
+    debug = info = warning = error = critical = msg
 
 
 def _json_rendering() -> list[Processor]:

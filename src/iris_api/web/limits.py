@@ -92,8 +92,15 @@ class Limits:
     """
 
     settings: Settings
+    default_policy: RoutePolicy = field(init=False)
+    """For all routes that are not `limited`."""
     requests: dict["asyncio.Task[object]", _Request] = field(default_factory=dict)
     held_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.default_policy = RoutePolicy(
+            self.settings.request_timeout, self.settings.max_body_bytes
+        )
 
     async def watch(self) -> None:
         """Cancel overdue requests. Runs until it is cancelled."""
@@ -131,7 +138,6 @@ class LimitsMiddleware:
         self.app = app
         self.limits = limits
         self.settings = limits.settings
-        self._default = RoutePolicy(self.settings.request_timeout, self.settings.max_body_bytes)
         self._policies = _policies_of(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -139,7 +145,7 @@ class LimitsMiddleware:
         if scope["type"] != "http" or (path := path_of(scope)) in NEVER_REFUSED:
             await self.app(scope, receive, send)
             return
-        policy = self._policies.get((scope["method"], path), self._default)
+        policy = self._policies.get((scope["method"], path), self.limits.default_policy)
         problem = self._refusal(scope, policy)
         if problem is not None:
             await problem_response(problem, scope)(scope, receive, send)
