@@ -26,9 +26,11 @@ pytestmark = NEEDS_OPENSSL
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An authority's certificate, and those of it for server and client; and a stranger's."""
     folder = tmp_path_factory.mktemp("certificates")
-    signed = ("-CA", "authority.crt", "-CAkey", "authority.key")
-    make_certificate(folder, "authority")
-    make_certificate(folder, "stranger")
+    leaf = ("-addext", "basicConstraints=critical,CA:FALSE")
+    signed = ("-CA", "authority.crt", "-CAkey", "authority.key", *leaf)
+    signs = ("-addext", "keyUsage=critical,keyCertSign")  # Python 3.13 asks for it
+    make_certificate(folder, "authority", *signs)
+    make_certificate(folder, "stranger", *signs)
     make_certificate(folder, "server", *signed, "-addext", "subjectAltName=DNS:localhost")
     make_certificate(folder, "client", *signed)
     return folder
