@@ -60,7 +60,7 @@ DEPENDANT = """
     path_params query_params header_params cookie_params body_params dependencies call name
     background_tasks_param_name request_param_name response_param_name
 """
-CYCLE = "scope message_event keep_alive more_body response_complete"
+CYCLE = "scope message_event keep_alive more_body response_complete disconnected"
 ATTRIBUTES: list[tuple[Any, str, str]] = [
     (HttpToolsProtocol, PROTOCOL, "server/connections.py"),
     (RequestResponseCycle, CYCLE, "server/connections.py"),
@@ -69,8 +69,8 @@ ATTRIBUTES: list[tuple[Any, str, str]] = [
     (Server, "handle_exit", "server/run.py"),
     (Multiprocess, SUPERVISOR, "server/supervisor.py"),
     (Process, "pid exitcode", "server/supervisor.py"),
-    (Dependant, DEPENDANT, "api/direct.py"),
-    (APIRoute, "handle dependant methods path_regex", "api/direct.py, api/reads.py"),
+    (Dependant, DEPENDANT, "web/json_route.py"),
+    (APIRoute, "handle dependant methods path_regex", "web/json_route.py, web/read_route.py"),
     (CORSMiddleware, "preflight_response", "web/cors.py"),
     (StaticFiles, "get_path get_response", "web/openapi.py"),
     (AsyncAdapt_asyncpg_connection, "run_async driver_connection", "database/pool.py"),
@@ -113,7 +113,7 @@ def test_dependency_takes_the_used_arguments(
 
 
 def test_starlette_response_has_content_length_as_its_first_header() -> None:
-    """`api/direct.py` replaces the first header when it has the body."""
+    """`web/json_route.py` replaces the first header when it has the body."""
     assert Response(media_type="application/json").raw_headers[0][0] == b"content-length"
 
 
