@@ -1,5 +1,6 @@
 """Runs the application by uvicorn, in this process or in several workers."""
 
+import asyncio
 import os
 import resource
 import signal
@@ -21,6 +22,7 @@ from iris_api.server.listener import BACKLOG
 from iris_api.server.supervisor import Supervisor
 from iris_api.settings import Settings
 
+_ACCEPT_SECONDS = 0.1
 _OTHER_FILES = 256  # files other than client connections
 
 
@@ -47,7 +49,14 @@ def run(settings: Settings, listener: socket.socket) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which reports at once that it stops."""
+    """uvicorn's server, which reports at once that it stops, and resets few new connections."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept what has connected, while the kernel queues hardly any more; then stop."""
+        for listener in sockets or []:
+            listener.listen(0)
+        await asyncio.sleep(_ACCEPT_SECONDS)
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Report the signal, and stop."""

@@ -25,7 +25,7 @@ log = structlog.get_logger("iris_api")
 class Supervisor(Multiprocess):
     """uvicorn's supervisor, whose workers stop in time although one hangs.
 
-    Serves until SIGINT, SIGTERM or SIGHUP. ``delay_seconds``: how long the workers serve after it.
+    ``delay_seconds``: how long the workers serve after SIGINT, SIGTERM or SIGHUP.
     """
 
     def __init__(self, config: Config, sockets: list[socket.socket], delay_seconds: float) -> None:
@@ -50,10 +50,9 @@ class Supervisor(Multiprocess):
 
     def _send(self, number: int) -> None:
         self._told.update(self.processes)
-        for worker in self.processes:
-            if worker.pid is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(worker.pid, number)
+        for pid in [worker.pid for worker in self.processes if worker.pid is not None]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
         signal.setitimer(signal.ITIMER_REAL, self._grace)
 
     def keep_subprocess_alive(self) -> None:
@@ -61,8 +60,7 @@ class Supervisor(Multiprocess):
         before = list(self.processes)
         super().keep_subprocess_alive()
         for worker in before:
-            code = worker.exitcode
-            if code is not None:
+            if (code := worker.exitcode) is not None:
                 hint = _HINTS.get(code, "The lines above say why.")
                 log.warning("worker_ended", pid=worker.pid, exit_code=code, hint=hint)
 
@@ -70,6 +68,8 @@ class Supervisor(Multiprocess):
         """Tell all workers to stop, unless they know: a second signal would end the delay."""
         if not self._told.issuperset(self.processes):
             self._send(signal.SIGTERM)
+        for listener in self.sockets:  # the workers have copies
+            listener.close()
 
     def join_all(self) -> None:
         """Wait until the workers have ended; the alarm kills those that take too long."""
