@@ -180,7 +180,7 @@ def test_migrate_as_a_root_that_may_not_become_nobody_says_what_to_do(
 ) -> None:
     """At the first start, on nobody's files and on root's."""
     if subprocess.run([*before, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("this system forbids it")
+        pytest.skip("this system does not let root drop its rights so")
     if copy is not None:
         subprocess.run(["cp", copy, embedded_template, tmp_path / "data"], check=True)
     result = migrate_as(before, folder, tmp_path / "data")

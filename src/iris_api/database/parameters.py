@@ -1,4 +1,4 @@
-"""What becomes of each parameter of a URL; docs/postgresql.md has the same as a table.
+"""How the service handles each parameter of a URL; docs/postgresql.md has the same as a table.
 
 The names are libpq's (https://www.postgresql.org/docs/18/libpq-connect.html#LIBPQ-PARAMKEYWORDS),
 SQLAlchemy's and those of other drivers that hosted databases put into their URLs.

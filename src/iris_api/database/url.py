@@ -146,8 +146,8 @@ def _demand_certificate(query: dict[str, str], hosts: Sequence[Host]) -> None:
 
     asyncpg has no channel binding, which proves that the server at the other end of TLS knows the
     password, whatever its certificate says. Hosted databases ask for it with ``sslmode=require``.
-    To refuse their URLs helps nobody, and to overlook it would let another server in. A certificate
-    for the host, signed by a trusted authority, proves as much, so it is demanded instead.
+    Refusing their URLs would not help the user, and ignoring the parameter would admit another
+    server. So the service demands a certificate for the host, signed by a trusted authority.
     """
     binding = query.get("channel_binding") or os.environ.get("PGCHANNELBINDING")
     if binding == "require" and not all(host.is_socket for host in hosts):
