@@ -42,7 +42,7 @@ train: $(RUNTIME) ## train the ML model again
 
 test: $(INSTALLED) ## run all tests, on a container if an engine answers, else on the embedded PostgreSQL
 	@$(BIN)/coverage erase
-	FUZZ_CASES=$${FUZZ_CASES:-2000} $(BIN)/pytest --cov --cov-report=term $(IN_PARALLEL)
+	FUZZ_CASES=$${FUZZ_CASES:-500} $(BIN)/pytest --cov --cov-report=term $(IN_PARALLEL)
 
 test-fast: $(INSTALLED) ## run the unit tests and one prediction on the embedded PostgreSQL
 	IRIS_TEST_DATABASE=embedded $(BIN)/pytest --quiet $(IN_PARALLEL) tests/unit tests/e2e/test_smoke.py

@@ -1,9 +1,10 @@
 """``make bench-against REVISION=...``: the CPU time of this code's requests, beside a revision's.
 
-Both run at the same time, and get the load in turn. This code runs a second time as well: its
-difference from itself is the figures' noise.
+Both run at the same time, each on its own schema, and get the load in turn. This code runs a second
+time as well: its difference from itself is the figures' noise.
 """
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from itertools import count
 from pathlib import Path
 from statistics import median
 
+from sqlalchemy import make_url
+
 from benchmarks.load import BODY, put_load
 from benchmarks.processes import HOST, Server, iris_server
 from benchmarks.tables import print_machine, print_table
-from benchmarks.workbench import Workbench, settle, workbench
+from benchmarks.workbench import MODELS, Workbench, settle, workbench
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 SECONDS = float(os.environ.get("BENCH_SECONDS", "3"))
@@ -75,15 +78,34 @@ def git(*arguments: str) -> None:
 
 @contextmanager
 def serving(bench: Workbench, name: str, tree: Path, port: int) -> Iterator[Server]:
-    """The service of a work tree, with this environment's libraries."""
+    """The service of a work tree, with this environment's libraries, on a database of its own."""
     environment = {
         **bench.environment("linear"),
         "IRIS_AUTH": "off",
+        "IRIS_DATABASE_URL": asyncio.run(make_database(bench, f"against_{port}")),
+        "IRIS_DATA_DIR": str(bench.data_dir(f"against-{port}")),
         "PYTHONPATH": str(tree / "src"),
     }
+    for command in (["migrate"], ["train", "--candidate", MODELS["linear"]]):
+        subprocess.run(
+            [sys.executable, "-m", "iris_api", *command],
+            env={**os.environ, **environment},
+            check=True,
+            capture_output=True,
+        )
     log = bench.log(f"against-{port}")
     with iris_server(name, port, environment=environment, log=log) as server:
         yield server
+
+
+async def make_database(bench: Workbench, name: str) -> str:
+    """Make an empty database beside the bench's; return its URL."""
+    connection = await bench.connect()
+    await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    url = make_url(bench.database_url).set(database=name)
+    return url.render_as_string(hide_password=False)
 
 
 def measure(request: str, servers: dict[str, Server]) -> list[str]:

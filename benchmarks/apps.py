@@ -29,7 +29,7 @@ from iris_api.database import (
 from iris_api.inference import Model, load_artifact
 from iris_api.iris import ClassPrediction
 from iris_api.observability.metrics import Metrics
-from iris_api.recording.inserts import NewPrediction
+from iris_api.recording.rows import NewPrediction
 from iris_api.resources import Resources
 from iris_api.server.worker import application, with_server_lifespan
 from iris_api.settings import load_settings

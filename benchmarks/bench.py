@@ -168,8 +168,8 @@ async def time_insert(bench: Workbench) -> float:
     connection = await bench.connect()
     statement = await connection.prepare(
         "INSERT INTO iris_predictions (sepal_length, sepal_width, petal_length, petal_width,"
-        " prediction, prediction_label, probabilities, model_version)"
-        " VALUES ($1, $2, $3, $4, 0, 'setosa', '{}', 'bench') RETURNING id, created_at"
+        " prediction, prediction_label, class_probabilities)"
+        " VALUES ($1, $2, $3, $4, 0, 'setosa', '{0.98,0.02,0}') RETURNING id, created_at"
     )
     times = []
     for _ in range(1000):

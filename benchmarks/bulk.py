@@ -12,13 +12,12 @@ import numpy as np
 from benchmarks.processes import HOST, LOAD_CORE, SERVER_CORE, Server
 from benchmarks.tables import print_table
 from benchmarks.workbench import Workbench
-from iris_api.callers import ANONYMOUS_CALLER
 from iris_api.database.schema import MAX_BATCH_ITEMS
 from iris_api.inference import load_artifact
 from iris_api.iris import FEATURE_NAMES
-from iris_api.recording.inserts import COLUMNS, NewPrediction, values
 
 ROUNDS = 15
+ANSWER = ("prediction", "prediction_label", "class_probabilities")
 
 
 async def measure_bulk(bench: Workbench, server: Server) -> None:
@@ -32,9 +31,10 @@ async def measure_bulk(bench: Workbench, server: Server) -> None:
     body = json.dumps({"items": [dict(zip(FEATURE_NAMES, row, strict=True)) for row in rows]})
     classifier = load_artifact(bench.data_dir("linear") / "model").classifier
     records = [
-        values(NewPrediction(ANONYMOUS_CALLER, row, answer))
+        (1, *row, answer.prediction, answer.label, list((answer.probabilities or {}).values()))
         for row, answer in zip(rows, classifier.predict(np.array(rows)), strict=True)
     ]
+    columns = ["client_id", *FEATURE_NAMES, *ANSWER]
     connection = await bench.connect()
     batch, copy = [], []
     client = HTTPConnection(HOST, server.port, timeout=60)
@@ -48,7 +48,7 @@ async def measure_bulk(bench: Workbench, server: Server) -> None:
         assert response.status == 200
         os.sched_setaffinity(0, {SERVER_CORE})  # the service sends COPY from this core
         began = time.perf_counter()
-        await connection.copy_records_to_table("iris_predictions", records=records, columns=COLUMNS)
+        await connection.copy_records_to_table("iris_predictions", records=records, columns=columns)
         copy.append(MAX_BATCH_ITEMS / (time.perf_counter() - began))
         os.sched_setaffinity(0, {LOAD_CORE})
     os.sched_setaffinity(0, range(os.cpu_count() or 1))

@@ -27,10 +27,11 @@ from benchmarks.processes import HOST, SERVER_CORE, pin
 from benchmarks.tables import print_machine, print_table
 from benchmarks.workbench import workbench
 from iris_api.callers import ANONYMOUS_CALLER
+from iris_api.database.prediction_id import first_id_at
 from iris_api.inference import InferenceEngine
 from iris_api.iris import ClassPrediction, Row
-from iris_api.recording.inserts import NewPrediction, StoredPrediction
 from iris_api.recording.recorder import Recorder
+from iris_api.recording.rows import NewPrediction, StoredPrediction
 from iris_api.resources import ModelHolder, Resources
 from iris_api.server.connections import HttpProtocol
 from iris_api.server.worker import application
@@ -93,7 +94,7 @@ async def service(auth: str) -> AsyncIterator[tuple[FastAPI, Any]]:
 
 def answering_at_once(resources: Resources, answer: ClassPrediction) -> Resources:
     """The resources without inference and SQL."""
-    stored = StoredPrediction(1, datetime.now(UTC))
+    stored = StoredPrediction(first_id_at(datetime.now(UTC)), datetime.now(UTC))
 
     class Engine:
         async def predict(self, row: Row) -> ClassPrediction:

@@ -91,7 +91,9 @@ def workbench(*, empty: bool = True) -> Iterator[Workbench]:
 
 async def _truncate(bench: Workbench) -> None:
     connection = await bench.connect()
-    await connection.execute("TRUNCATE iris_predictions, idempotency_keys, api_keys")
+    await connection.execute(
+        "TRUNCATE iris_predictions, idempotency_keys, former_prediction_ids, api_keys"
+    )
     await connection.close()
 
 

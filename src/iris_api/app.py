@@ -14,6 +14,7 @@ from iris_api.auth.rate_limit import RateLimiter
 from iris_api.background import background_tasks
 from iris_api.observability.metrics import Metrics
 from iris_api.observability.middleware import ObservabilityMiddleware
+from iris_api.recording.months import keep_months, watch_horizon
 from iris_api.recording.retention import forget_old_keys
 from iris_api.resources import Resources
 from iris_api.settings import Settings
@@ -51,9 +52,15 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         resources = app.state.resources = await Resources.from_settings(settings, metrics)
         app.state.session_factory = resources.session_factory  # where `get_db` looks for it
-        prune = partial(forget_old_keys, resources.session_factory, settings)
+        tasks = (
+            limits.watch,
+            metrics.watch,
+            partial(forget_old_keys, resources.session_factory, settings),
+            partial(watch_horizon, resources.session_factory, resources.horizon),
+            partial(keep_months, settings),
+        )
         try:
-            async with background_tasks(limits.watch, metrics.watch, prune):
+            async with background_tasks(*tasks):
                 yield
         finally:
             await resources.aclose()

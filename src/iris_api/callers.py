@@ -13,8 +13,6 @@ class Caller(NamedTuple):
 
     client: str
     scopes: frozenset[str]
-    id_sequence: str | None = None
-    """The sequence of its predictions' ids; None: the table's own."""
 
 
 ANONYMOUS_CALLER = Caller(ANONYMOUS, frozenset(SCOPES))

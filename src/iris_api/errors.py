@@ -7,6 +7,7 @@
     └── Problem
         ├── MalformedRequest      400
         │   └── MalformedBody
+        ├── CursorOutdated        400
         ├── Unauthorized          401
         ├── Forbidden             403
         ├── CrossOriginRefused    403
@@ -117,6 +118,14 @@ def _challenge(parameters: Mapping[str, str]) -> dict[str, str]:
     """Return the header that tells a program which API key to send (RFC 6750, section 3)."""
     challenge = {"realm": "iris-api", **parameters}
     return {"WWW-Authenticate": "Bearer " + ", ".join(f'{n}="{v}"' for n, v in challenge.items())}
+
+
+class CursorOutdated(Problem):
+    """The cursor is of a release whose predictions had other ids."""
+
+    slug = "cursor-outdated"
+    status = HTTPStatus.BAD_REQUEST
+    title = "Cursor of an earlier release"
 
 
 class Unauthorized(Problem):

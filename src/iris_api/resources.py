@@ -12,6 +12,7 @@ from sqlalchemy import QueuePool
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from iris_api.auth.key_cache import ApiKeyCache
+from iris_api.database.partitions import PartitionHorizon
 from iris_api.database.session import SessionFactory, create_engine, create_session_factory
 from iris_api.errors import ModelUnavailable
 from iris_api.inference.engine import InferenceEngine
@@ -81,6 +82,7 @@ class Resources:
     metrics: Metrics
     engine: AsyncEngine
     session_factory: SessionFactory
+    horizon: PartitionHorizon
     recorder: Recorder
     api_key_cache: ApiKeyCache
     database_check: DatabaseCheck
@@ -96,8 +98,10 @@ class Resources:
         """
         engine = create_engine(settings)
         session_factory = create_session_factory(engine)
+        horizon = PartitionHorizon()
         recorder = Recorder(
             engine,
+            horizon=horizon,
             max_group=settings.max_batch,
             max_waiting=settings.max_waiting,
             max_wait_seconds=settings.max_wait,
@@ -109,10 +113,14 @@ class Resources:
             metrics=metrics,
             engine=engine,
             session_factory=session_factory,
+            horizon=horizon,
             recorder=recorder,
             api_key_cache=ApiKeyCache(session_factory, ttl_seconds=settings.key_cache_seconds),
             database_check=DatabaseCheck(
-                session_factory, recorder.recent_failure, timeout_seconds=settings.readiness_timeout
+                session_factory,
+                recorder.recent_failure,
+                horizon,
+                timeout_seconds=settings.readiness_timeout,
             ),
             model=ModelHolder(await load_model(settings, metrics), metrics),
         )
@@ -157,6 +165,8 @@ def _read_gauges_of(resources: Resources) -> None:
     pool = cast(QueuePool, resources.engine.pool)
     metrics.read_at_scrape(metrics.connections_in_use, pool.checkedout)
     metrics.read_at_scrape(metrics.connections_limit, pool.size)
+    horizon = resources.horizon
+    metrics.read_at_scrape(metrics.months_ahead, lambda: horizon.months_ahead)
     for queue, count in (
         ("inference", lambda: model.waiting_rows),
         ("commit", lambda: recorder.waiting_rows),

@@ -21,12 +21,14 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 LogFormat = Literal["auto", "console", "json"]
 Auth = Literal["off", "keys"]
 _ROOT_PATH = re.compile("(/[A-Za-z0-9._~-]+)*")
+_WHOLE_MONTHS = re.compile("[1-9][0-9]{0,2}|1[01][0-9]{2}|1200", re.ASCII)
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\sA-Z]+")
 _DAY = 86_400
 """Seconds; PostgreSQL's own timeouts end at 24 days."""
 Seconds = Annotated[float, Field(gt=0, le=_DAY, allow_inf_nan=False)]
 WholeSeconds = Annotated[int, Field(ge=1, le=_DAY)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Months = Annotated[int, Field(ge=1, le=1200)]
 Bytes = Annotated[int, Field(ge=1024, le=2**40)]
 
 
@@ -41,6 +43,11 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = Field(
         None, description="PostgreSQL's URL. Unset: an embedded PostgreSQL in the data directory."
+    )
+    migration_database_url: SecretStr | None = Field(
+        None,
+        description="A direct URL of the role that owns the tables, for `migrate`, `partitions` "
+        "and the task that makes and drops months. Unset: `IRIS_DATABASE_URL`.",
     )
     data_dir: Path = Field(
         Path(".iris"), description="The folder of the embedded database and of the model."
@@ -77,6 +84,11 @@ class Settings(BaseSettings):
     )
     idempotency_hours: int = Field(
         24, ge=24, le=87_600, description="Hours that an `Idempotency-Key` is remembered at least."
+    )
+    retention: Literal["forever"] | Months = Field(
+        "forever",
+        description="How many whole months predictions are kept beside the current one, or "
+        "`forever`; older months are dropped.",
     )
     log_level: LogLevel = Field("INFO", description="The least severe log line that is written.")
     log_format: LogFormat = Field(
@@ -180,6 +192,13 @@ class Settings(BaseSettings):
     def _check_root_path(cls, value: str) -> str:
         if not _ROOT_PATH.fullmatch(value):
             raise ValueError("give segments such as `/iris`, with no slash at the end, or none")
+        return value
+
+    @field_validator("retention", mode="before")
+    @classmethod
+    def _check_retention(cls, value: object) -> object:
+        if value != "forever" and not _WHOLE_MONTHS.fullmatch(str(value)):
+            raise ValueError("give `forever`, or a whole number of months from 1 to 1200")
         return value
 
     @field_validator("cors_origins", mode="before")

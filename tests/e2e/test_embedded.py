@@ -46,7 +46,9 @@ async def test_serve_prepares_everything_at_the_first_start_and_reuses_it_at_the
     assert "Training" not in service.output
     assert not is_alive(first_postmaster)
     async with service.client() as client:
-        assert (await client.get("/predictions")).json()["items"] == [{**prediction, **SETOSA}]
+        assert (await client.get("/predictions")).json()["items"] == [
+            {**prediction, **SETOSA, "reference": None}
+        ]
         assert (await client.post("/predict", json=SETOSA)).status_code == 200
 
     second_postmaster = postmaster_of(data_dir)

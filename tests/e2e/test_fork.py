@@ -72,7 +72,7 @@ async def test_fork_predicts_and_stores(wines: Service) -> None:
         assert answer["prediction_label"] == "north"
         assert list(answer["probabilities"]) == ["north", "south"]
         stored = (await client.get(f"/predictions/{answer['id']}")).json()
-    assert stored == answer | WINE
+    assert stored == answer | WINE | {"reference": None}
 
 
 async def test_fork_names_its_own_features_in_an_error(wines: Service) -> None:
@@ -84,12 +84,13 @@ async def test_fork_names_its_own_features_in_an_error(wines: Service) -> None:
 
 async def test_fork_stores_a_batch_and_lists_it(wines: Service) -> None:
     async with wines.client() as client:
-        response = await client.post("/predict/batch", json={"items": [WINE, OTHER_WINE]})
+        named = OTHER_WINE | {"reference": "a bottle"}
+        response = await client.post("/predict/batch", json={"items": [WINE, named]})
         assert response.status_code == 200
         items = response.json()["items"]
         assert [item["prediction_label"] for item in items] == ["north", "south"]
         listed = (await client.get("/predictions?limit=2")).json()["items"]
-    assert listed == [items[1] | OTHER_WINE, items[0] | WINE]
+    assert listed == [items[1] | named, items[0] | WINE | {"reference": None}]
 
 
 async def test_fork_answers_a_repeated_request_with_the_stored_row(wines: Service) -> None:

@@ -11,7 +11,18 @@ from tests.support.service import run
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
 @pytest.mark.parametrize(
-    "command", [[], ["serve"], ["migrate"], ["train"], ["settings"], ["keys"], ["keys", "create"]]
+    "command",
+    [
+        [],
+        ["serve"],
+        ["migrate"],
+        ["train"],
+        ["settings"],
+        ["keys"],
+        ["keys", "create"],
+        ["partitions"],
+        ["partitions", "drop"],
+    ],
 )
 def test_help_of_each_command_names_its_options_without_a_type_for_a_flag(
     folder: Path, command: list[str], option: str

@@ -3,10 +3,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from httpx2 import AsyncClient, Response
 from sqlalchemy import URL
 from tests.conftest import execute
 from tests.support.flowers import SETOSA
@@ -14,6 +16,14 @@ from tests.support.log_lines import line_of, lines_of
 from tests.support.service import Service, environment, run
 
 FLOWER = {**SETOSA, "sepal_length": 5.0625}
+NAME = "Grace-Hopper-1906"
+"""A reference. It may name a person."""
+REFUSE_ALL = """
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN RAISE unique_violation USING DETAIL = NEW.reference, HINT = NEW.reference; END $$;
+    CREATE TRIGGER refuse BEFORE INSERT ON iris_predictions
+    FOR EACH ROW EXECUTE FUNCTION refuse();
+"""
 
 
 async def test_log_has_one_json_line_per_request_with_its_request_id(service: Service) -> None:
@@ -35,6 +45,62 @@ async def test_log_has_one_json_line_per_request_with_its_request_id(service: Se
     assert line_of(service, "mine-1")["path"] == "/predictions"
     assert "5.0625" not in service.errors
     assert "secret-label" not in service.errors
+
+
+NAMED = {"Prediction-Reference": NAME}
+ITEM = FLOWER | {"reference": NAME}
+HISTORY = f"/predictions?reference={NAME}"
+
+
+async def be_refused(client: AsyncClient) -> list[Response]:
+    """Send the reference with all that the service refuses before PostgreSQL does."""
+    reused = {"Prediction-Reference": "other", "Idempotency-Key": "mine"}
+    of_the_batch = NAMED | {"Idempotency-Key": "batch"}
+    long = ITEM | {"reference": NAME * 50}
+    return [
+        await client.post("/predict", json=FLOWER, headers=reused),
+        await client.post("/predict", json=FLOWER, headers=of_the_batch),
+        await client.post("/predict", json=FLOWER, headers=[*NAMED.items()] * 2),
+        await client.post("/predict", json=FLOWER, headers={**NAMED, "Host": "elsewhere"}),
+        await client.post("/predict", json={}, headers=NAMED),
+        await client.post("/predict", content=b" " * 5000, headers=NAMED),
+        await client.post("/predict/batch", json={"items": [ITEM | {"": 1}]}),
+        await client.post("/predict/batch", json={"items": [long]}),
+        await client.get(f"{HISTORY}&limit=0"),
+        await client.get(f"{HISTORY}&cursor={NAME}"),
+        await client.delete(HISTORY),
+    ]
+
+
+async def test_log_at_debug_metrics_and_errors_never_hold_a_reference(
+    begin: Callable[..., Service], database: URL
+) -> None:
+    service = begin(log_level="DEBUG", max_body_bytes=4096)
+    batch = {"items": [ITEM, ITEM]}
+    async with service.client() as client:
+        for _ in range(2):
+            keyed = NAMED | {"Idempotency-Key": "mine"}
+            assert (await client.post("/predict", json=FLOWER, headers=keyed)).status_code == 200
+            keyed = {"Idempotency-Key": "batch"}
+            answer = await client.post("/predict/batch", json=batch, headers=keyed)
+            assert answer.status_code == 200
+        assert (await client.get(HISTORY)).text.count(NAME) == 3
+        refusals = await be_refused(client)
+        for harm in (REFUSE_ALL, "DROP TABLE iris_predictions"):
+            await asyncio.to_thread(execute, database, harm)
+            refusals += [
+                await client.post("/predict", json=FLOWER, headers=NAMED),
+                await client.post("/predict/batch", json=batch),
+            ]
+        refusals += [await client.get(HISTORY), await client.get("/readyz")]
+        metrics = (await client.get("/metrics")).text
+        last = await client.get("/livez")
+    statuses = {answer.status_code for answer in refusals}
+    assert min(statuses) >= 400
+    assert statuses >= {405, 413, 421, 422, 500, 503}
+    line_of(service, last.headers["X-Request-ID"])
+    for text in (metrics, service.output, service.errors, *(one.text for one in refusals)):
+        assert NAME not in text
 
 
 def test_migrate_without_a_terminal_writes_only_the_json_log(

@@ -12,5 +12,5 @@ async def test_serve_predicts_stores_and_lists(start: Start, data_dir: Path) -> 
         answer = (await client.post("/predict", json=SETOSA)).json()
         assert answer["prediction_label"] == "setosa"
         page = (await client.get("/predictions")).json()
-    assert page["items"] == [answer | SETOSA]
+    assert page["items"] == [answer | SETOSA | {"reference": None}]
     assert service.stop() == 0

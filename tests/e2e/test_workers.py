@@ -28,13 +28,13 @@ WORKERS = 2
 WRITERS = "SELECT count(DISTINCT backend) FROM iris_predictions"
 
 
-async def predict(service: Service) -> int:
+async def predict(service: Service) -> str:
     """Ask over a connection of its own, so that any worker may take it."""
     async with AsyncClient(base_url=service.url, timeout=60) as client:
         response = await client.post("/predict", json=SETOSA)
         assert response.status_code == 200
-        number: int = response.json()["id"]
-        return number
+        prediction_id: str = response.json()["id"]
+        return prediction_id
 
 
 async def predictions_counted(service: Service) -> float:
@@ -70,7 +70,7 @@ async def test_workers_share_the_requests_and_the_metrics(
         "ALTER TABLE iris_predictions ADD COLUMN backend int DEFAULT pg_backend_pid()"
     )
     service = start(**way, data_dir=data_dir, workers=WORKERS, database_pool_size=1).until_ready()
-    ids: list[int] = []
+    ids: list[str] = []
     async with asyncio.timeout(90):
         while await connection.fetchval(WRITERS) < WORKERS:
             ids += await asyncio.gather(*(predict(service) for _ in range(16)))

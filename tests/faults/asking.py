@@ -96,7 +96,7 @@ class Outcome:
     state: State
     seconds: float
     why: str = ""
-    rows: Sequence[tuple[int, str]] = ()
+    rows: Sequence[tuple[str, str]] = ()
 
     @property
     def text(self) -> str:

@@ -150,9 +150,9 @@ class Postgres:
     def predictions(self) -> list[Stored]:
         """All that is stored."""
         query = """
-            SELECT id, sepal_length, prediction_label, client,
-                extract(epoch FROM created_at)::float8
-            FROM iris_predictions
+            SELECT iris_predictions.id::text, sepal_length, prediction_label, name,
+                extract(epoch FROM iris_predictions.created_at)::float8
+            FROM iris_predictions JOIN clients ON clients.id = client_id
         """
         rows = self.ask(lambda connection: connection.fetch(query))
         return [Stored(*row) for row in rows]

@@ -54,9 +54,9 @@ def assert_sees_its_own(trial: Trial, port: int, caller: Caller, other: Caller) 
         assert ask(port, f"/predictions/{row_id}", caller).status == 404
 
 
-def history(port: int, caller: Caller) -> list[int]:
+def history(port: int, caller: Caller) -> list[str]:
     """The ids of all pages."""
-    ids: list[int] = []
+    ids: list[str] = []
     cursor = ""
     while True:
         page = ask(port, f"/predictions?limit=1000{cursor}", caller).json()

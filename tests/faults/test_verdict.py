@@ -10,11 +10,11 @@ LATER = 200.0  # and the second
 
 
 def row(number: int, row_id: int = 1, *, client: str = "anonymous", at: float = SENT + 1) -> Stored:
-    return Stored(row_id, flower(number)["sepal_length"], LABEL, client, at)
+    return Stored(str(row_id), flower(number)["sepal_length"], LABEL, client, at)
 
 
 def outcome(state: State, *ids: int) -> Outcome:
-    return Outcome(state, 0.1, rows=[(one, LABEL) for one in ids])
+    return Outcome(state, 0.1, rows=[(str(one), LABEL) for one in ids])
 
 
 def story(

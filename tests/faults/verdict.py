@@ -12,7 +12,7 @@ from tests.faults.asking import Outcome, Request, State, number_of
 class Stored(NamedTuple):
     """A row of ``iris_predictions``; ``created_at`` in seconds since 1970."""
 
-    id: int
+    id: str
     sepal_length: float
     label: str
     client: str

@@ -20,6 +20,7 @@ _MISFITS = (
 )
 _NAMES = (
     "colour",
+    "reference",
     "",
     "__class__",
     "sepal_length ",
@@ -52,6 +53,20 @@ def good_flowers(draw: st.DrawFn) -> str:
     return _object(fields, draw(st.sampled_from(("", " ", "\r\n\t"))))
 
 
+def references() -> Token:
+    """The caller's own names for samples."""
+    letters = st.characters(codec="utf-8", exclude_categories=["Cc"])
+    return st.text(letters, min_size=1, max_size=20).filter(lambda text: text == text.strip())
+
+
+@st.composite
+def good_items(draw: st.DrawFn) -> str:
+    """A flower of a batch, some with a reference."""
+    flower = draw(good_flowers())
+    reference = draw(st.none() | references())
+    return flower if reference is None else f'{{"reference": {json.dumps(reference)},{flower[1:]}'
+
+
 @st.composite
 def bad_flowers(draw: st.DrawFn) -> str:
     """A flower with something about it."""
@@ -77,8 +92,8 @@ def flowers() -> Token:
 
 def batches() -> Token:
     """Good ones, and ones of which some may be bad, and not quite batches."""
-    good = st.lists(good_flowers(), min_size=1, max_size=12)
-    mixed = st.lists(flowers(), max_size=4)
+    good = st.lists(good_items(), min_size=1, max_size=12)
+    mixed = st.lists(good_items() | bad_flowers(), max_size=4)
     wrappings = ('{"items": [%s]}', "[%s]", '{"items": [%s], "more": 1}', '{"items": {"a": [%s]}}')
     return st.one_of(
         good.map(", ".join).map('{{"items": [{}]}}'.format),
@@ -93,7 +108,7 @@ def batches() -> Token:
 BODIES: dict[str, Token] = {"/predict": flowers(), "/predict/batch": batches()}
 GOOD: dict[str, Token] = {
     "/predict": good_flowers(),
-    "/predict/batch": good_flowers().map('{{"items": [{}]}}'.format),
+    "/predict/batch": good_items().map('{{"items": [{}]}}'.format),
 }
 
 
@@ -115,8 +130,15 @@ def harmed(draw: st.DrawFn, texts: Token) -> bytes:
     return harms[draw(st.sampled_from(sorted(harms)))]()
 
 
-def measures_of(body: bytes) -> list[tuple[float, ...]]:
-    """The rows that an accepted body stands for, as Python's own parser reads it."""
+Row = tuple[float | str | None, ...]
+"""The measures, and the reference."""
+
+
+def rows_of(body: bytes, reference: str | None = None) -> list[Row]:
+    """The rows that an accepted body stands for, as Python's own parser reads it.
+
+    Only a single flower has the reference of the request's head.
+    """
     value: Any = json.loads(body)
-    items = value.get("items", [value])
-    return [tuple(float(item[name]) for name in MEASURES) for item in items]
+    items = value.get("items", [value | {"reference": reference}])
+    return [(*(float(item[name]) for name in MEASURES), item.get("reference")) for item in items]

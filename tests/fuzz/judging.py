@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+from uuid import UUID
 
 import asyncpg
 from hypothesis import HealthCheck, settings
-from tests.fuzz.flowers import MARK, MEASURES, measures_of
+from tests.fuzz.flowers import MARK, MEASURES, Row, rows_of
 from tests.fuzz.wire import JSON, request
 from tests.support.answers import Answer
 from tests.support.flowers import SETOSA
@@ -15,11 +16,10 @@ from tests.support.service import Service
 PATHS = ["/predict", "/predict/batch"]
 BODY = json.dumps(SETOSA).encode()
 GOOD_REQUEST = request("/predict", BODY, JSON)
-SETOSA_ROW = tuple(SETOSA[name] for name in MEASURES)
+SETOSA_ROW: Row = (*(SETOSA[name] for name in MEASURES), None)
 REFUSALS = {400, 408, 413, 415, 422}
 NO_REQUEST = {"malformed-request", "misdirected", "headers-too-large"}
 """The slugs of problems after which the server hangs up."""
-Row = tuple[float, ...]
 
 
 def many(examples: int) -> settings:
@@ -38,16 +38,19 @@ class Stored:
     def __init__(self, runner: asyncio.Runner, connection: asyncpg.Connection) -> None:
         self.runner = runner
         self.connection = connection
-        self.seen = 0
+        self.seen = UUID(int=0)
         self.new()
 
-    def new(self) -> dict[int, Row]:
+    def new(self) -> dict[str, Row]:
         """The rows since the last time, by id."""
-        columns = ", ".join(MEASURES)
-        query = f"SELECT id, {columns} FROM iris_predictions WHERE id > $1 ORDER BY id"
+        columns = ", ".join((*MEASURES, "reference"))
+        query = (
+            f"SELECT id, {columns} FROM iris_predictions"
+            " WHERE client_id = 1 AND id > $1 ORDER BY id"
+        )
         rows = self.runner.run(self.connection.fetch(query, self.seen))
         self.seen = rows[-1]["id"] if rows else self.seen
-        return {row["id"]: tuple(row)[1:] for row in rows}
+        return {str(row["id"]): tuple(row)[1:] for row in rows}
 
 
 def ask(service: Service, *parts: bytes) -> Answer:
@@ -58,12 +61,14 @@ def ask(service: Service, *parts: bytes) -> Answer:
         return answer
 
 
-def assert_kept(answer: Answer, body: bytes, rows: dict[int, Row]) -> int:
-    """Hold an answer and what is stored since against the body; return the status."""
+def assert_kept(
+    answer: Answer, body: bytes, rows: dict[str, Row], reference: str | None = None
+) -> int:
+    """Hold an answer and what is stored since against what was sent; return the status."""
     if answer.status == 200:
         items = answer.json().get("items", [answer.json()])
         assert [item["id"] for item in items] == list(rows)
-        assert list(rows.values()) == measures_of(body)
+        assert list(rows.values()) == rows_of(body, reference)
     else:
         assert not rows
         assert_refused(answer)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.fuzz.conftest import MAX_BODY_BYTES
-from tests.fuzz.flowers import BODIES, GOOD, harmed
+from tests.fuzz.flowers import BODIES, GOOD, harmed, references
 from tests.fuzz.judging import BODY, PATHS, Stored, ask, assert_kept, many
 from tests.fuzz.wire import CHUNKED, JSON, Header, head, in_chunks, request
 from tests.support.flowers import SETOSA
@@ -95,6 +95,7 @@ ODD_HEADERS = [
     *[(b"Accept", value) for value in (b"text/html", b"application/json;q=0", b"\xff")],
     *[(b"Authorization", value) for value in (b"Bearer", b"Bearer \xff", b"Basic Og==", b"")],
     *[(b"Idempotency-Key", value) for value in (b"k" * 256, b"\xe9", b"a\tb")],
+    *[(b"Prediction-Reference", value) for value in (b"", b"\xff", b"a\tb", b"a" * 201)],
     *[(b"X-Request-ID", value) for value in (b"", b"\xff", b"a" * 129, b"a b", b"{}")],
     *[(b"Content-Location", b"//x"), (b"Forwarded", b"for=x"), (b"X-Forwarded-For", b"x, y")],
     *[(b"X-HTTP-Method-Override", b"DELETE"), (b"Range", b"bytes=0-0"), (b"If-Match", b"*")],
@@ -116,11 +117,13 @@ def test_predict_with_any_headers_stores_the_body_exactly_or_not_at_all(
     seen: Counter[int] = Counter()
 
     @many(150)
-    @given(GOOD[path], types, st.lists(odd, max_size=4))
-    def holds(text: str, types: list[Header], others: list[Header]) -> None:
+    @given(GOOD[path], types, st.lists(odd, max_size=4), st.none() | references())
+    def holds(text: str, types: list[Header], others: list[Header], reference: str | None) -> None:
         body = text.encode()
+        if reference is not None:
+            others = [*others, (b"Prediction-Reference", reference.encode())]
         answer = ask(service, request(path, body, *types, *others))
-        seen[assert_kept(answer, body, stored.new())] += 1
+        seen[assert_kept(answer, body, stored.new(), reference)] += 1
 
     holds()
     assert seen[200] > 50

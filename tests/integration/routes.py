@@ -19,11 +19,13 @@ class Example:
     writes: int = 0
 
 
+A_PREDICTION = "01a21e99-f9d4-7778-8827-92a9669936c1"
+"""An id of no row; who wants success puts a stored one in its place."""
 EXAMPLES = {
     "POST /predict": Example("/predict", SETOSA, writes=1),
     "POST /predict/batch": Example("/predict/batch", {"items": [SETOSA] * 3}, writes=3),
     "GET /predictions": Example("/predictions"),
-    "GET /predictions/{prediction_id}": Example("/predictions/1"),
+    "GET /predictions/{prediction_id}": Example(f"/predictions/{A_PREDICTION}"),
     "GET /model": Example("/model"),
     "GET /livez": Example("/livez"),
     "GET /readyz": Example("/readyz"),

@@ -186,7 +186,8 @@ async def test_access_with_auth_off_ignores_api_keys_and_is_the_anonymous_client
             assert len(page["items"]) == 4
             assert theirs["id"] not in [item["id"] for item in page["items"]]
     clients = await connection.fetch(
-        "SELECT client, count(*) FROM iris_predictions GROUP BY client ORDER BY client"
+        "SELECT name, count(*) FROM iris_predictions JOIN clients ON clients.id = client_id"
+        " GROUP BY name ORDER BY name"
     )
     assert [tuple(row) for row in clients] == [("anonymous", 4), ("somebody", 1)]
 

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
+from uuid import RFC_4122, UUID, uuid4
 
 import asyncpg
 import pytest
@@ -11,6 +13,7 @@ from httpx2 import AsyncClient, Response
 from tests.support.application import assert_problem, client_of, make_key, metric
 from tests.support.flowers import SETOSA, VIRGINICA
 
+from iris_api.database.prediction_id import time_of
 from iris_api.settings import Settings
 
 
@@ -54,7 +57,7 @@ async def test_predictions_with_an_id_of_another_client_is_404(
     parties: tuple[Party, Party],
 ) -> None:
     a, b = parties
-    missing = await b.client.get("/predictions/999999")
+    missing = await b.client.get(f"/predictions/{uuid4()}")
     for answer in a.answers:
         path = f"/predictions/{answer['id']}"
         assert (await a.client.get(path)).status_code == 200
@@ -132,19 +135,26 @@ async def test_predict_with_an_idempotency_key_of_another_client_is_200_with_a_n
     assert again.status_code == 200
 
 
-async def test_predict_ids_of_a_client_are_consecutive_beside_another_client(
+async def test_predict_ids_tell_a_client_nothing_of_the_number_of_predictions(
     parties: tuple[Party, Party],
 ) -> None:
+    """They are the time and 62 random bits, from which only the ids of one batch count up."""
     a, b = parties
-    first = await b.predict(VIRGINICA)
-    for number in range(10):
-        await a.predict(VIRGINICA, f"another-{number}")
-    await a.client.post("/predict/batch", json={"items": [SETOSA] * 100})
-    second = await b.predict(VIRGINICA, "mine")
-    batch = await b.client.post("/predict/batch", json={"items": [SETOSA] * 2})
-    ids = [answer["id"] for answer in (first.json(), second.json(), *batch.json()["items"])]
-    assert ids == list(range(ids[0], ids[0] + 4))
-    assert ids[-1] < 2**53, "JSON's numbers are exact up to here, in any language"
+    began = datetime.now(UTC)
+    await asyncio.gather(*(party.predict(VIRGINICA) for party in parties * 20))
+    for party in parties:
+        batch = await party.client.post("/predict/batch", json={"items": [SETOSA] * 100})
+        party.answers += batch.json()["items"][:1]
+    ids = [UUID(answer["id"]) for party in (a, b) for answer in party.answers]
+    assert {(one.version, one.variant) for one in ids} == {(7, RFC_4122)}
+    random_bits = [one.int & (2**62 - 1) for one in ids]
+    assert len(set(random_bits)) == len(ids)
+    assert len({bits >> 48 for bits in random_bits}) > len(ids) // 2, "no counter is in front"
+    assert len({bits & (2**14 - 1) for bits in random_bits}) > len(ids) // 2, "nor at the end"
+    for party in parties:
+        for answer in party.answers:
+            assert time_of(UUID(answer["id"])) == datetime.fromisoformat(answer["created_at"])
+    assert began < time_of(UUID(b.answers[-1]["id"])) <= datetime.now(UTC)
 
 
 async def test_predict_in_a_group_of_several_clients_stores_each_row_for_its_client(
@@ -154,8 +164,12 @@ async def test_predict_in_a_group_of_several_clients_stores_each_row_for_its_cli
         *(party.predict(VIRGINICA, key) for party in parties for key in ("x", "y", None) * 10)
     )
     for name, party in zip("ab", parties, strict=True):
-        rows = await connection.fetch("SELECT id FROM iris_predictions WHERE client = $1", name)
-        assert {row["id"] for row in rows} == {answer["id"] for answer in party.answers}
+        rows = await connection.fetch(
+            "SELECT id FROM iris_predictions WHERE client_id ="
+            " (SELECT id FROM clients WHERE name = $1)",
+            name,
+        )
+        assert {str(row["id"]) for row in rows} == {answer["id"] for answer in party.answers}
 
 
 async def test_metrics_without_the_admin_scope_is_403(

@@ -39,6 +39,9 @@ def line_of(capfd: pytest.CaptureFixture[str]) -> LineOf:
     return line_of
 
 
+NEWEST = "SELECT id::text FROM iris_predictions ORDER BY id DESC LIMIT 1"
+
+
 async def test_predict_logs_the_id_of_the_stored_row_and_the_peer(
     client: AsyncClient, connection: asyncpg.Connection, line_of: LineOf
 ) -> None:
@@ -46,7 +49,7 @@ async def test_predict_logs_the_id_of_the_stored_row_and_the_peer(
     response = await client.post("/predict", json=SETOSA, headers={"X-Request-ID": "mine"})
     line = await line_of("mine")
     assert line["id"] == response.json()["id"]
-    assert await connection.fetchval("SELECT max(id) FROM iris_predictions") == line["id"]
+    assert await connection.fetchval(NEWEST) == line["id"]
     assert line["peer"] == "127.0.0.1"
     assert OF_ROWS & line.keys() == {"id"}
     assert "client" not in line

@@ -75,6 +75,7 @@ async def test_predict_predictions_and_readyz_with_the_documented_grants_are_200
             for key in (None, "mine" + path, "mine" + path):
                 assert (await ask(client, key, body, path)).status_code == 200
         assert len((await client.get("/predictions")).json()["items"]) == 6
+        assert_problem(await client.get("/predictions/17"), 404, "prediction-not-found")
 
 
 REVOKED = [
@@ -83,7 +84,11 @@ REVOKED = [
     ("SELECT", "idempotency_keys"),
     ("INSERT", "iris_predictions"),
     ("SELECT", "iris_predictions"),
-    ("USAGE", "SEQUENCE iris_predictions_id_seq"),
+    ("SELECT", "clients"),
+    ("INSERT", "clients"),
+    ("SELECT", "models"),
+    ("INSERT", "models"),
+    ("UPDATE", "models"),
     ("SELECT", "alembic_version"),
 ]
 

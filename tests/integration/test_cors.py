@@ -54,7 +54,7 @@ async def test_preflight_without_cors_origins_is_405(client: AsyncClient) -> Non
 async def test_preflight_of_an_allowed_origin_is_200(
     opened: AsyncClient, method: str, path: str
 ) -> None:
-    headers = "authorization, content-type, idempotency-key, x-request-id"
+    headers = "authorization, content-type, idempotency-key, prediction-reference, x-request-id"
     response = await preflight(opened, path, method, **{"Access-Control-Request-Headers": headers})
     assert response.status_code == 200
     assert_readable(response)

@@ -67,11 +67,32 @@ async def test_create_prediction_in_another_application_commits_before_the_respo
     assert response.status_code == 200
     assert witness.sightings == [Sighting(open_writes=0, rows=1)]
     answer = PredictionResponse.model_validate(response.json())
-    row = await connection.fetchrow("SELECT * FROM iris_predictions")
+    row = await connection.fetchrow(
+        "SELECT iris_predictions.*, version FROM iris_predictions"
+        " JOIN models ON models.id = model_id"
+    )
     assert row is not None
     assert (row["id"], row["created_at"]) == (answer.id, answer.created_at)
     assert (row["prediction"], row["prediction_label"]) == (1, "versicolor")
-    assert (row["model_version"], answer.probabilities) == ("mine-1", ANSWER.probabilities)
+    assert (row["version"], answer.probabilities) == ("mine-1", ANSWER.probabilities)
+
+
+async def test_create_prediction_with_classes_in_another_order_keeps_each_label_its_probability(
+    session: AsyncSession,
+) -> None:
+    by_class = [
+        {"setosa": 0.25, "versicolor": 0.75},
+        {"versicolor": 0.5, "setosa": 0.5},
+        {"virginica": 1.0},
+        {"setosa": 0.125, "versicolor": 0.5, "virginica": 0.375},
+    ]
+    for probabilities in by_class:
+        label = max(probabilities, key=probabilities.__getitem__)
+        answer = ClassPrediction(0, label, probabilities, "mine-1")
+        await create_prediction(session, IrisPrediction.from_request(FLOWER, answer))
+    session.expire_all()
+    stored = (await list_predictions(session)).items[::-1]
+    assert [row.probabilities for row in stored] == by_class
 
 
 @pytest.mark.parametrize(

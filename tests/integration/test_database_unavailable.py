@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from fastapi import FastAPI
@@ -136,7 +137,7 @@ async def test_predict_while_the_database_allows_no_connections_is_503_and_after
 READ_ONLY = "default_transaction_read_only"
 
 
-async def store_by_a_session(app: FastAPI) -> int:
+async def store_by_a_session(app: FastAPI) -> UUID:
     """The row that the customer's way stores."""
     async with app.state.session_factory() as session:
         row = IrisPrediction.from_request(IrisFeatures(**SETOSA), 0)
@@ -156,7 +157,7 @@ async def test_predict_on_a_read_only_connection_is_503_and_the_next_is_200(
         await set_everywhere(app, READ_ONLY, "on")
         with pytest.raises(DatabaseUnavailable):
             await store_by_a_session(app)
-        assert await store_by_a_session(app)
+        assert (await store_by_a_session(app)).version == 7
 
 
 async def test_readyz_and_predict_while_postgresql_is_read_only_are_503(

@@ -6,8 +6,14 @@ from collections.abc import AsyncIterator, Sequence
 import asyncpg
 import pytest
 from httpx2 import AsyncClient, Response
-from tests.integration.repeats import FLOWERS, ask, ask_all, assert_same, count_keys
-from tests.integration.trouble import until_blocked, writes_held_up
+from tests.integration.repeats import (
+    FLOWERS,
+    ask,
+    ask_all,
+    assert_same,
+    count_keys,
+    in_one_group,
+)
 from tests.support.application import assert_problem, count_rows, running
 from tests.support.flowers import POISON
 
@@ -19,17 +25,8 @@ async def ask_in_one_group(
     connection: asyncpg.Connection,
     asked: Sequence[tuple[str | None, dict[str, float]]],
 ) -> list[Response]:
-    """Ask while another group is held up, so that all of these form the next one."""
-    async with writes_held_up(connection):
-        first = asyncio.create_task(ask(client, None))
-        await until_blocked(connection)
-        others = asyncio.create_task(ask_all(client, asked))
-        recorder = client._transport.app.state.resources.recorder  # type: ignore[attr-defined]
-        async with asyncio.timeout(10):
-            while len(recorder._batcher._waiting) < len(asked):
-                await asyncio.sleep(0.01)
-    assert (await first).status_code == 200
-    return await others
+    requests = [ask(client, key, flower) for key, flower in asked]
+    return await in_one_group(client, connection, requests)
 
 
 async def test_predict_in_a_group_of_new_repeated_and_reused_idempotency_keys_returns_each_result(
@@ -54,7 +51,7 @@ async def test_predict_in_a_group_of_new_repeated_and_reused_idempotency_keys_re
     for (_, flower), response in zip(asked, responses, strict=True):
         if response is not mismatched:
             stored = (await client.get(response.headers["Content-Location"])).json()
-            assert stored == {**response.json(), **flower}
+            assert stored == {**response.json(), **flower, "reference": None}
     transactions = await connection.fetchval(
         "SELECT count(DISTINCT xmin::text) FROM iris_predictions"
     )
@@ -122,7 +119,7 @@ async def at_work(connection: asyncpg.Connection) -> AsyncIterator[str]:
     await transaction.start()
     await connection.execute("""
         INSERT INTO idempotency_keys (client, key, is_batch, prediction_ids)
-        VALUES ('anonymous', 'at-work', false, '{1}')
+        VALUES ('anonymous', 'at-work', false, ARRAY[gen_random_uuid()])
     """)
     yield "at-work"
     await transaction.rollback()

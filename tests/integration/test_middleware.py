@@ -1,5 +1,6 @@
 import asyncio
 import re
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -19,7 +20,7 @@ async def test_metrics_count_requests_predictions_and_connections(
     await client.post("/predict/batch", json={"items": [SETOSA, VIRGINICA, VIRGINICA]})
     await client.post("/predict", json={})
     await client.get("/predictions")
-    await client.get("/predictions/1")
+    await client.get(f"/predictions/{answers[0]['id']}")
     await client.get("/predictions/999")
     await client.get("/nowhere/1")
     await client.get("/nowhere/2")
@@ -71,14 +72,21 @@ async def test_metrics_have_the_model_the_commits_and_the_waits_for_a_connection
     client: AsyncClient,
 ) -> None:
     card = (await client.get("/model")).json()
+    await client.post("/predict", json=SETOSA)  # this one names the model
+    before = await metrics(client)
     await client.post("/predict", json=SETOSA)
     await client.post("/predict/batch", json={"items": [SETOSA, VIRGINICA]})
     values = await metrics(client)
+
+    def more(name: str, **labels: str) -> float:
+        key = sample_key(name, **labels)
+        return values[key] - before.get(key, 0)
+
     assert values[sample_key("model_info", version=card["version"], sha256=card["sha256"])] == 1
     for kind in ("group", "batch"):
-        assert values[sample_key("commit_duration_seconds_count", kind=kind)] == 1
-        assert values[sample_key("commit_duration_seconds_sum", kind=kind)] > 0
-    assert values[sample_key("database_pool_wait_seconds_count")] == 2
+        assert more("commit_duration_seconds_count", kind=kind) == 1
+        assert more("commit_duration_seconds_sum", kind=kind) > 0
+    assert more("database_pool_wait_seconds_count") == 2
 
 
 async def test_metrics_count_refusals_by_their_problem(client: AsyncClient) -> None:
@@ -198,16 +206,18 @@ async def test_request_id_without_a_header_is_unique(client: AsyncClient) -> Non
 async def test_predictions_with_an_unexpected_exception_is_500_and_the_next_request_succeeds(
     client: AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_arguments: object) -> None:
+    path = f"/predictions/{uuid4()}"
+
+    async def fail(*_arguments: object, **_more: object) -> None:
         raise RuntimeError("the secret of the house")
 
     with monkeypatch.context() as patched:
         patched.setattr("iris_api.database.crud.get_prediction", fail)
-        response = await client.get("/predictions/1")
+        response = await client.get(path)
     assert_problem(response, 500, "internal-error")
     for word in ("secret", "RuntimeError", "Traceback", ".py"):
         assert word not in response.text
-    assert_problem(await client.get("/predictions/1"), 404, "prediction-not-found")
+    assert_problem(await client.get(path), 404, "prediction-not-found")
     assert (await client.post("/predict", json=SETOSA)).status_code == 200
     failed = sample_key(
         "http_requests_total", method="GET", route="/predictions/{prediction_id}", status="500"

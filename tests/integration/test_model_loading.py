@@ -12,7 +12,8 @@ from tests.integration.states import assert_alive, checks
 from tests.support.application import assert_problem, running
 from tests.support.flowers import SETOSA
 
-from iris_api.inference.manifest import MANIFEST_NAME, Manifest
+from iris_api.inference.manifest import Manifest
+from iris_api.model_files import MANIFEST_NAME
 from iris_api.settings import Settings
 
 

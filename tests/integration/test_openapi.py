@@ -21,8 +21,8 @@ _ACCESS = {401, 403, 429, 503}
 STATUSES = {
     "post /predict": {200, 400, 408, 413, 415, 422, 500} | _ACCESS,
     "post /predict/batch": {200, 400, 408, 413, 415, 422, 500} | _ACCESS,
-    "get /predictions": {200, 422, 500} | _ACCESS,
-    "get /predictions/{prediction_id}": {200, 404, 422, 500} | _ACCESS,
+    "get /predictions": {200, 400, 422, 500} | _ACCESS,
+    "get /predictions/{prediction_id}": {200, 308, 404, 422, 500} | _ACCESS,
     "get /model": {200, 500} | _ACCESS,
     "get /livez": {200, 500},
     "get /readyz": {200, 500, 503},
@@ -41,6 +41,7 @@ OPERATION_IDS = {
     "get /metrics": "getMetrics",
 }
 SCHEMAS = {
+    "BatchItem",
     "Check",
     "FeatureSummary",
     "Features",
@@ -57,9 +58,11 @@ SCHEMAS = {
     "StoredPrediction",
 }
 NULLABLE = {
+    ("BatchItem", "reference"),
     ("PredictionPage", "next_cursor"),
     ("StoredPrediction", "model_version"),
     ("StoredPrediction", "probabilities"),
+    ("StoredPrediction", "reference"),
 }
 
 
@@ -137,7 +140,7 @@ def test_openapi_fields_and_parameters_all_have_a_description() -> None:
             assert parameter["description"], f"{method} {path}: {parameter['name']}"
 
 
-def test_openapi_allows_null_only_where_an_answer_may_have_it() -> None:
+def test_openapi_allows_null_only_where_a_value_may_be_missing() -> None:
     assert {
         (name, field)
         for name, schema in document()["components"]["schemas"].items()
@@ -147,6 +150,26 @@ def test_openapi_allows_null_only_where_an_answer_may_have_it() -> None:
     for method, path in OPERATIONS:
         for parameter in document()["paths"][path][method].get("parameters", ()):
             assert "null" not in json.dumps(parameter["schema"])
+
+
+def test_openapi_ids_of_predictions_are_uuids_everywhere() -> None:
+    of_a_uuid = {"type": "string", "format": "uuid"}
+    schemas = document()["components"]["schemas"]
+    for name in ("Prediction", "StoredPrediction"):
+        assert schemas[name]["properties"]["id"].items() >= of_a_uuid.items()
+    [parameter] = document()["paths"]["/predictions/{prediction_id}"]["get"]["parameters"]
+    assert parameter["schema"].items() >= of_a_uuid.items()
+
+
+def test_openapi_has_one_description_of_a_reference() -> None:
+    of_predict = document()["paths"]["/predict"]["post"]["parameters"]
+    [header] = [one for one in of_predict if one["name"] == "Prediction-Reference"]
+    assert header["in"] == "header"
+    field = document()["components"]["schemas"]["BatchItem"]["properties"]["reference"]
+    in_item, or_null = field["anyOf"]
+    assert or_null == {"type": "null"}
+    bounds = {name: header["schema"][name] for name in ("minLength", "maxLength", "pattern")}
+    assert in_item.items() >= bounds.items()
 
 
 def shape(value: Any) -> Any:
@@ -166,9 +189,11 @@ async def test_openapi_examples_have_the_shape_of_the_responses(
     client: AsyncClient, method: str, path: str
 ) -> None:
     for _ in range(3):
-        await client.post("/predict", json=SETOSA)
+        stored = await client.post("/predict", json=SETOSA, headers={"Prediction-Reference": "a"})
     if path == "/predictions":
         response = await client.get(path, params={"limit": 2})
+    elif path == "/predictions/{prediction_id}":
+        response = await client.get(stored.headers["Content-Location"])
     else:
         response = await ask(client, f"{method.upper()} {path}", {})
     assert response.status_code == 200
@@ -212,7 +237,7 @@ async def test_predict_with_the_openapi_example_is_200(client: AsyncClient, path
     [content] = document()["paths"][path]["post"]["requestBody"]["content"].values()
     example = content["example"]
     for sample in example.get("items", [example]):
-        assert list(sample) == list(SETOSA)
+        assert list(sample) in ([*SETOSA], [*SETOSA, "reference"])
     assert (await client.post(path, json=example)).status_code == 200
 
 

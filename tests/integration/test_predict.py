@@ -22,7 +22,13 @@ async def test_predict_returns_and_stores_the_prediction(
     assert row is not None
     assert {name: row[name] for name in SETOSA} == SETOSA
     assert row["prediction"] == answer["prediction"] == 0
-    assert row["model_version"] == answer["model_version"]
+    model = await connection.fetchrow("SELECT * FROM models WHERE id = $1", row["model_id"])
+    assert model is not None
+    assert model["version"] == answer["model_version"]
+    assert (
+        dict(zip(model["labels"], row["class_probabilities"], strict=True))
+        == (answer["probabilities"])
+    )
 
 
 @pytest.mark.parametrize("asked", ["/predict", "/iris/predict"])
@@ -35,7 +41,11 @@ async def test_predict_and_predictions_with_a_root_path_have_links_below_it(
             response = await client.post(asked, json=SETOSA)
         location = response.headers["Content-Location"]
         assert location == f"/iris/predictions/{response.json()['id']}"
-        assert (await client.get(location)).json() == {**response.json(), **SETOSA}
+        assert (await client.get(location)).json() == {
+            **response.json(),
+            **SETOSA,
+            "reference": None,
+        }
         page = await client.get("/iris/predictions", params={"limit": 1})
         assert page.headers["Link"].startswith("</iris/predictions?")
 

@@ -31,13 +31,16 @@ async def test_predict_batch_returns_the_stored_rows(
     assert response.status_code == 200
     answers = response.json()["items"]
     assert len(answers) == number
-    rows = await connection.fetch("SELECT * FROM iris_predictions ORDER BY id")
+    rows = await connection.fetch(
+        "SELECT *, stored.id::text AS id, version AS model_version FROM iris_predictions AS stored"
+        " JOIN models ON models.id = model_id ORDER BY stored.id"
+    )
     for item, answer, row in zip(items, answers, rows, strict=True):
         assert {name: row[name] for name in item} == item
         for name in ("id", "prediction", "prediction_label", "model_version"):
             assert answer[name] == row[name]
     newest = (await client.get("/predictions", params={"limit": 1})).json()["items"]
-    assert newest == [{**answers[-1], **items[-1]}]
+    assert newest == [{**answers[-1], **items[-1], "reference": None}]
 
 
 async def test_predict_batch_is_one_transaction(

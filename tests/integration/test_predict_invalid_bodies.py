@@ -145,6 +145,9 @@ VALUES = {
     "objects": b'{"items": [{}' + b",{}" * 1_000_000 + b"]}",
     "names": b'{"a": 0' + b',"a": 0' * 100_000 + b"}",
     "deep ones": b"[" + (b"[" * 100 + b"]" * 100 + b",") * 1000 + b"0]",
+    "texts": b'["a"' + b',"a"' * 500_000 + b"]",
+    "numbers after a backslash": rb'["\\"' + b",0" * 500_000 + b"]",
+    "numbers after a quote": rb'["\""' + b",0" * 500_000 + b"]",
 }
 
 

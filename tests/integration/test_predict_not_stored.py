@@ -3,17 +3,26 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
+from uuid import UUID
 
 import asyncpg
 import pytest
 from httpx2 import AsyncClient, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 from tests.integration.repeats import ask
-from tests.support.application import assert_problem, client_of, count_rows, make_key, started
+from tests.support.application import (
+    PARTITION,
+    assert_problem,
+    client_of,
+    count_rows,
+    make_key,
+    started,
+)
 from tests.support.flowers import SETOSA, VIRGINICA
 
 from iris_api.database import IrisFeatures, IrisPrediction, create_prediction
 from iris_api.errors import NotStored
+from iris_api.iris import ClassPrediction
 from iris_api.settings import Settings
 
 TRIGGER = """
@@ -25,14 +34,22 @@ TRIGGER = """
     CREATE TRIGGER meddle BEFORE INSERT ON iris_predictions
     FOR EACH ROW EXECUTE FUNCTION meddle();
 """
+TRIGGER_OF_PARTITION = TRIGGER.replace("ON iris_predictions", f"ON {PARTITION}")
 HARMS = {
     "trigger drops": TRIGGER.format("RETURN NULL;"),
-    "trigger stores elsewhere": TRIGGER.format("INSERT INTO iris_2026 VALUES (NEW.*); RETURN NULL;")
-    + "CREATE TABLE iris_2026 () INHERITS (iris_predictions)",
+    "trigger stores elsewhere": "CREATE TABLE elsewhere (LIKE iris_predictions);"
+    + TRIGGER.format("INSERT INTO elsewhere VALUES (NEW.*); RETURN NULL;"),
+    "trigger of the partition drops": TRIGGER_OF_PARTITION.format("RETURN NULL;"),
     "trigger rounds a feature": TRIGGER.format("NEW.petal_width := round(NEW.petal_width);"),
     "trigger changes the label": TRIGGER.format("NEW.prediction_label := 'Virginica';"),
-    "trigger drops the probabilities": TRIGGER.format("NEW.probabilities := NULL;"),
-    "trigger changes the client": TRIGGER.format("NEW.client := 'other';"),
+    "trigger drops the probabilities": TRIGGER.format("NEW.class_probabilities := NULL;"),
+    "trigger of the partition drops the probabilities": TRIGGER_OF_PARTITION.format(
+        "NEW.class_probabilities := NULL;"
+    ),
+    "trigger changes the client": TRIGGER.format("NEW.client_id := NEW.client_id + 1;"),
+    "trigger changes the ML model": TRIGGER.format("NEW.model_id := NEW.model_id + 1;"),
+    "trigger changes the reference": TRIGGER.format("NEW.reference := 'other';"),
+    "trigger changes the id": TRIGGER.format("NEW.id := iris_prediction_id();"),
     "trigger backdates": TRIGGER.format("NEW.created_at := '-infinity';"),
 }
 """Each of them is done to `VIRGINICA`, and not to `SETOSA`."""
@@ -82,7 +99,7 @@ WAYS = [
 async def caller(
     request: pytest.FixtureRequest, settings: Settings, keyed: Settings
 ) -> AsyncIterator[AsyncClient]:
-    """A client without an API key, or with one, whose ids are from a sequence of its own."""
+    """A client without an API key, or with one."""
     own, headers = settings, {}
     if request.param == "keys":
         own, headers = keyed, await make_key(keyed)
@@ -103,7 +120,7 @@ async def test_predict_with_a_row_dropped_or_changed_by_a_trigger_is_500_and_sto
         detail = assert_problem(response, 500, "not-stored")["detail"]
         assert "Nothing was stored." in detail
         assert "triggers, rules, row-level security policies" in detail
-    answered = {response.json()["id"] for response in responses if response.status_code == 200}
+    answered = {UUID(one.json()["id"]) for one in responses if one.status_code == 200}
     rows = await connection.fetch("SELECT id, petal_width FROM iris_predictions")
     assert {row["id"] for row in rows} == answered
     assert {row["petal_width"] for row in rows} <= {SETOSA["petal_width"]}
@@ -112,23 +129,31 @@ async def test_predict_with_a_row_dropped_or_changed_by_a_trigger_is_500_and_sto
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in HARMS if name != "trigger backdates"]
-)  # it sends no time
+    "name", [name for name in HARMS if name not in {"trigger backdates", "trigger changes the id"}]
+)  # it sends no time and no id
 async def test_create_prediction_with_a_row_dropped_or_changed_by_a_trigger_raises_not_stored(
     session: AsyncSession, connection: asyncpg.Connection, name: str
 ) -> None:
     await connection.execute(HARMS[name])
     with pytest.raises(NotStored, match=r"Nothing was stored\."):
-        await create_prediction(session, of(VIRGINICA))
+        await create_prediction(session, of(VIRGINICA), client="customer")
     assert await count_rows(connection) == 0
-    assert (await create_prediction(session, of(SETOSA))).id
+    await create_prediction(session, of(SETOSA), client="customer")
     assert await count_rows(connection) == 1
 
 
+async def test_create_prediction_with_the_ml_model_exchanged_by_a_trigger_raises_not_stored(
+    session: AsyncSession, connection: asyncpg.Connection
+) -> None:
+    await connection.execute(TRIGGER.format("NEW.model_id := 1;"))
+    with pytest.raises(NotStored, match="other values than were sent"):
+        await create_prediction(session, of(VIRGINICA))
+    assert await count_rows(connection) == 0
+
+
 def of(flower: dict[str, float]) -> IrisPrediction:
-    row = IrisPrediction.from_request(IrisFeatures(**flower), 2)
-    row.client, row.probabilities = "customer", {"virginica": 1.0}
-    return row
+    answer = ClassPrediction(2, "virginica", {"virginica": 1.0}, None)
+    return IrisPrediction.from_request(IrisFeatures(**flower), answer)
 
 
 async def test_predict_with_a_trigger_without_effect_is_200(
@@ -152,7 +177,7 @@ async def test_predict_with_a_rule_is_500_or_stores_all_rows(
     client: AsyncClient, connection: asyncpg.Connection, way: Ask, rule: str
 ) -> None:
     """A rule may keep rows from an INSERT; COPY passes some by, as PostgreSQL documents it."""
-    await connection.execute("CREATE TABLE copies (id bigint)")
+    await connection.execute("CREATE TABLE copies (id uuid)")
     await connection.execute(f"CREATE RULE meddle AS ON INSERT TO iris_predictions {rule}")
     is_batch = way in (ask_for_a_batch, ask_for_a_batch_with_a_key)
     responses = await way(client)
@@ -167,7 +192,7 @@ async def test_predict_with_a_rule_is_500_or_stores_all_rows(
 KEY_HARMS = {
     "drops": "RETURN NULL;",
     "changes the key": "NEW.key := lower(NEW.key); RETURN NEW;",
-    "changes the ids": "NEW.prediction_ids := ARRAY[-1]; RETURN NEW;",
+    "changes the ids": "NEW.prediction_ids := ARRAY[gen_random_uuid()]; RETURN NEW;",
 }
 
 

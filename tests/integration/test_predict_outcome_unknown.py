@@ -122,7 +122,7 @@ async def test_predict_in_a_group_repeated_after_a_lost_commit_reply_returns_the
         assert before.status_code == 503 or before.content == after.content
     stored = await connection.fetch("SELECT id FROM iris_predictions")
     assert sorted(response.json()["id"] for response in again) == sorted(
-        row["id"] for row in stored
+        str(row["id"]) for row in stored
     )
 
 
@@ -206,7 +206,7 @@ async def test_predict_in_a_group_with_a_lost_lookup_reply_returns_the_other_row
     first, *others = await ask_all(client, keyed=True)
     assert proxy.has_cut()
     assert_unknown(first)
-    stored = {row["id"] for row in await connection.fetch("SELECT id FROM iris_predictions")}
+    stored = {str(row["id"]) for row in await connection.fetch("SELECT id FROM iris_predictions")}
     assert len(stored) == len(FLOWERS)
     assert {response.json()["id"] for response in others} < stored
 

@@ -50,15 +50,16 @@ async def test_predict_repeated_before_a_standby_confirms_is_outcome_unknown(
     """A restart that ends the wait leaves it committed here, where a failover would lose it."""
     changes = {"data_dir": data_dir, "database_command_timeout": 0.5}
     async with running(own_server.model_copy(update=changes)) as client:
+        assert (await client.post("/predict", json=SETOSA)).status_code == 200  # names its model
         await name_standbys(observer, "nobody")
         first = await client.post("/predict", json=SETOSA, headers=KEY)
         assert_problem(first, 503, "outcome-unknown")
         await observer.execute(END_WAITING)
         async with asyncio.timeout(20):
-            while await count_rows(observer) == 0:
+            while await count_rows(observer) == 1:
                 await asyncio.sleep(0.02)
         again = await client.post("/predict", json=SETOSA, headers=KEY)
         assert_problem(again, 503, "outcome-unknown")
         await name_standbys(observer, "")
         assert (await client.post("/predict", json=SETOSA, headers=KEY)).status_code == 200
-    assert await count_rows(observer) == 1
+    assert await count_rows(observer) == 2

@@ -95,7 +95,6 @@ async def test_predictions_with_a_boundary_value_in_the_query_is_200(
 @pytest.mark.parametrize(
     "text",
     [
-        "0",
         "-1",
         "1_0",
         "abc",
@@ -103,10 +102,11 @@ async def test_predictions_with_a_boundary_value_in_the_query_is_200(
         "1.0",
         "0x1",
         "%D9%A7",
-        str(2**63),
-        "9" * 500,
         "%00",
         "1%00",
+        "019c13ec9e7b774b8a3c5d1f9e2b7a40",
+        "{019c13ec-9e7b-774b-8a3c-5d1f9e2b7a40}",
+        "urn:uuid:019c13ec-9e7b-774b-8a3c-5d1f9e2b7a40",
     ],
 )
 async def test_predictions_with_an_invalid_prediction_id_is_422(
@@ -116,7 +116,10 @@ async def test_predictions_with_an_invalid_prediction_id_is_422(
     assert_problem(response, 422, "invalid-request", field="prediction_id")
 
 
-@pytest.mark.parametrize("text", ["1", str(2**63 - 1)])
+@pytest.mark.parametrize(
+    "text",
+    ["019c13ec-9e7b-774b-8a3c-5d1f9e2b7a40", "0", "1", str(2**63 - 1), str(2**63), "9" * 500],
+)
 async def test_predictions_with_an_unknown_prediction_id_is_404(
     shared_client: AsyncClient, text: str
 ) -> None:

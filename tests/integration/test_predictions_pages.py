@@ -13,7 +13,7 @@ from tests.support.flowers import SETOSA
 ROWS = 250
 
 
-async def pages(client: AsyncClient, url: str) -> AsyncIterator[list[int]]:
+async def pages(client: AsyncClient, url: str) -> AsyncIterator[list[str]]:
     """The ids of each page, by following the header Link and nothing else."""
     next_url: str | None = url
     while next_url is not None:
@@ -28,12 +28,12 @@ async def pages(client: AsyncClient, url: str) -> AsyncIterator[list[int]]:
         next_url = link and link[1]
 
 
-async def walk(client: AsyncClient, url: str) -> list[int]:
-    return [number async for page in pages(client, url) for number in page]
+async def walk(client: AsyncClient, url: str) -> list[str]:
+    return [row async for page in pages(client, url) for row in page]
 
 
 @pytest.fixture
-async def stored(client: AsyncClient) -> list[int]:
+async def stored(client: AsyncClient) -> list[str]:
     """The ids of 250 rows, newest first; batches make rows of equal times."""
     answers: list[dict[str, Any]] = []
     for size in (100, 1, 1, 99, 49):
@@ -45,9 +45,9 @@ async def stored(client: AsyncClient) -> list[int]:
 
 
 async def test_predictions_pages_during_inserts_hold_every_row_once(
-    client: AsyncClient, stored: list[int]
+    client: AsyncClient, stored: list[str]
 ) -> None:
-    arrived: list[int] = []
+    arrived: list[str] = []
     arrival, finished = asyncio.Event(), asyncio.Event()
 
     async def keep_inserting() -> None:
@@ -57,7 +57,7 @@ async def test_predictions_pages_during_inserts_hold_every_row_once(
             arrival.set()
 
     inserting = asyncio.create_task(keep_inserting())
-    seen: list[int] = []
+    seen: list[str] = []
     async for page in pages(client, "/predictions?limit=7"):
         seen += page
         arrival.clear()
@@ -71,9 +71,9 @@ async def test_predictions_pages_during_inserts_hold_every_row_once(
 
 
 async def test_predictions_pages_during_deletes_miss_no_row(
-    client: AsyncClient, connection: asyncpg.Connection, stored: list[int]
+    client: AsyncClient, connection: asyncpg.Connection, stored: list[str]
 ) -> None:
-    seen: list[int] = []
+    seen: list[str] = []
     async for page in pages(client, "/predictions?limit=7"):
         seen += page
         await connection.execute("DELETE FROM iris_predictions WHERE id = $1", page[-1])
@@ -82,7 +82,7 @@ async def test_predictions_pages_during_deletes_miss_no_row(
 
 @pytest.mark.parametrize("limit", [1, 249, 250, 251])
 async def test_predictions_pages_of_any_limit_hold_all_rows(
-    client: AsyncClient, stored: list[int], limit: int
+    client: AsyncClient, stored: list[str], limit: int
 ) -> None:
     assert await walk(client, f"/predictions?limit={limit}") == stored
 
@@ -108,13 +108,13 @@ async def test_predictions_next_link_keeps_the_filters(
 
 
 async def test_predictions_next_link_after_skip_leads_to_the_rest(
-    client: AsyncClient, stored: list[int]
+    client: AsyncClient, stored: list[str]
 ) -> None:
     assert await walk(client, "/predictions?limit=50&skip=120") == stored[120:]
 
 
 async def test_predictions_next_cursor_equals_the_cursor_of_the_link(
-    client: AsyncClient, stored: list[int]
+    client: AsyncClient, stored: list[str]
 ) -> None:
     first = await client.get("/predictions", params={"limit": 7})
     cursor = first.json()["next_cursor"]

@@ -18,13 +18,18 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 # A row a minute. One label in 100 is virginica, one model in 50 is rare; the two meet 4 times.
 FILL = """
-INSERT INTO iris_predictions (sepal_length, sepal_width, petal_length, petal_width, prediction,
-                              prediction_label, model_version, created_at)
-SELECT 5.1, 3.5, 1.4, 0.2, 0,
+INSERT INTO iris_predictions (id, sepal_length, sepal_width, petal_length, petal_width, prediction,
+                              prediction_label, model_id, created_at)
+SELECT iris_prediction_id(at), 5.1, 3.5, 1.4, 0.2, 0,
        CASE WHEN n % 100 = 0 THEN 'virginica' WHEN n % 2 = 0 THEN 'setosa' ELSE 'versicolor' END,
-       CASE WHEN n % 50 = 7 OR n % 5000 = 0 THEN 'rare' ELSE 'usual' END,
-       timestamptz '2026-01-01 00:00Z' + n * interval '1 minute'
+       models.id, at
 FROM generate_series(1, 20000) AS n
+CROSS JOIN LATERAL (SELECT timestamptz '2026-01-01 00:00Z' + n * interval '1 minute' AS at) AS times
+JOIN models ON version = CASE WHEN n % 50 = 7 OR n % 5000 = 0 THEN 'rare' ELSE 'usual' END
+"""
+NAME = """
+INSERT INTO models (version, labels)
+VALUES ('usual', '{setosa,versicolor,virginica}'), ('rare', '{setosa,versicolor,virginica}')
 """
 FILTERS = {
     "label": ["setosa", "virginica"],
@@ -48,6 +53,7 @@ async def full(shared_settings: Settings) -> AsyncIterator[FastAPI]:
     app = create_app(shared_settings)
     async with app.router.lifespan_context(app):
         async with engine_of(app).begin() as connection:
+            await connection.execute(text(NAME))
             await connection.execute(text(FILL))
         async with engine_of(app).connect() as connection:
             await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -101,17 +107,25 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _nodes(part)
 
 
+def scans_of(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The scans of predictions, not those of clients and ML models."""
+    return [node for node in nodes if node.get("Relation Name", "").startswith("iris_predictions")]
+
+
 def assert_by_index(nodes: list[dict[str, Any]], most: int) -> None:
-    """One scan of an index, that touches no more rows than that."""
-    [scan] = [node for node in nodes if "Scan" in node["Node Type"]]
-    assert scan["Node Type"] in {"Index Scan", "Index Only Scan"}, json.dumps(scan, indent=1)
-    touched = scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0)
-    assert touched <= most, json.dumps(scan, indent=1)
+    """An index for each partition; all of them touch no more rows than that."""
+    touched = 0
+    for scan in scans_of(nodes):
+        rows = scan["Actual Loops"] * (scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0))
+        # An empty partition may be read in any way.
+        assert not rows or scan["Node Type"] in {"Index Scan", "Index Only Scan"}, json.dumps(scan)
+        touched += rows
+    assert touched <= most, json.dumps(nodes, indent=1)
 
 
 def assert_in_order(nodes: list[dict[str, Any]]) -> None:
     """No row is sorted: they come in the index's order."""
-    assert {node["Node Type"] for node in nodes} <= {"Limit", "Index Scan", "Index Only Scan"}
+    assert not {node["Node Type"] for node in nodes} & {"Sort", "Incremental Sort", "Gather Merge"}
 
 
 def combinations() -> Iterator[dict[str, str]]:
@@ -139,14 +153,21 @@ async def test_predictions_with_any_filters_and_page_scans_an_index_in_order(
         assert response.status_code == 200
         [statement] = [one for one in statements if "iris_predictions" in one.sql]
         # A few rows may be sorted, where PostgreSQL finds that cheaper; it never has to.
-        assert_by_index(await explain(full, statement), most=150)
-        assert_in_order(await explain(full, statement, sorting=False))
+        nodes = await explain(full, statement)
+        if not scans_of(nodes):  # no partition has such times
+            assert response.json()["items"] == []
+            continue
+        assert_by_index(nodes, most=150)
+        if ("label" in query) == ("model_version" in query):  # else several pairs are merged
+            assert_in_order(await explain(full, statement, sorting=False))
 
 
 async def test_predictions_with_an_id_scans_one_row_of_an_index(
     full: FastAPI, reader: AsyncClient, statements: list[Statement]
 ) -> None:
-    assert (await reader.get("/predictions/1234")).status_code == 200
+    [row] = (await reader.get("/predictions", params={"limit": 1})).json()["items"]
+    statements.clear()
+    assert (await reader.get(f"/predictions/{row['id']}")).status_code == 200
     [statement] = [one for one in statements if "iris_predictions" in one.sql]
     assert_by_index(await explain(full, statement), most=1)
 
@@ -154,7 +175,9 @@ async def test_predictions_with_an_id_scans_one_row_of_an_index(
 async def test_routes_for_reading_issue_no_count_and_no_select_star(
     reader: AsyncClient, statements: list[Statement]
 ) -> None:
-    for path in ("/predictions", "/predictions?skip=9", "/predictions/1", "/model", "/livez"):
+    [row] = (await reader.get("/predictions", params={"limit": 1})).json()["items"]
+    by_id = f"/predictions/{row['id']}"
+    for path in ("/predictions", "/predictions?skip=9", by_id, "/model", "/livez"):
         assert (await reader.get(path)).status_code == 200
     for path in ("/readyz", "/metrics", "/docs", "/openapi.json"):
         assert (await reader.get(path)).status_code == 200

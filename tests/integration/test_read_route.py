@@ -8,7 +8,7 @@ import json
 import pytest
 from fastapi import FastAPI
 from httpx2 import AsyncClient, Response
-from tests.integration.routes import EXAMPLES, NEEDED, OPEN
+from tests.integration.routes import A_PREDICTION, EXAMPLES, NEEDED, OPEN
 from tests.support.application import assert_problem, client_of, make_key, metrics, running
 from tests.support.flowers import SETOSA
 
@@ -23,10 +23,14 @@ def fields_of(response: Response) -> dict[str, str]:
     return {name: value for name, value in response.headers.items() if name != "x-request-id"}
 
 
+async def url_with_success(client: AsyncClient, route: str) -> str:
+    stored = (await client.post("/predict", json=SETOSA)).json()
+    return EXAMPLES[f"GET {route}"].url.replace(A_PREDICTION, stored["id"])
+
+
 @pytest.mark.parametrize("route", [route for route in READ if route != "/metrics"])
 async def test_head_has_the_status_and_the_headers_of_get(client: AsyncClient, route: str) -> None:
-    await client.post("/predict", json=SETOSA)
-    url = EXAMPLES[f"GET {route}"].url
+    url = await url_with_success(client, route)
     get, head = await client.get(url), await client.head(url)
     assert head.status_code == get.status_code < 400
     assert fields_of(head) == fields_of(get)
@@ -34,8 +38,7 @@ async def test_head_has_the_status_and_the_headers_of_get(client: AsyncClient, r
 
 @pytest.mark.parametrize("route", [route for route in READ if route != "/openapi.json"])
 async def test_get_has_cache_control_no_store(client: AsyncClient, route: str) -> None:
-    await client.post("/predict", json=SETOSA)
-    response = await client.get(EXAMPLES[f"GET {route}"].url)
+    response = await client.get(await url_with_success(client, route))
     assert response.status_code < 400
     assert response.headers.get_list("Cache-Control") == ["no-store"]
 

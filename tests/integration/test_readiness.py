@@ -66,7 +66,7 @@ async def test_readyz_with_an_empty_database_is_503_until_migrate(
 async def test_predict_and_predictions_without_a_needed_column_are_schema_outdated(
     client: AsyncClient, database: URL
 ) -> None:
-    await asyncio.to_thread(execute, database, "ALTER TABLE iris_predictions DROP model_version")
+    await asyncio.to_thread(execute, database, "ALTER TABLE iris_predictions DROP model_id")
     assert_problem(await client.post("/predict", json=SETOSA), 503, "schema-outdated")
     assert_problem(await client.get("/predictions"), 503, "schema-outdated")
 

@@ -9,7 +9,7 @@ from httpx2 import AsyncClient
 from sqlalchemy import URL
 from tests.conftest import execute, settings_for
 from tests.integration.states import PARTS, checks
-from tests.support.application import assert_problem, count_rows, running
+from tests.support.application import PARTITION, assert_problem, count_rows, running
 from tests.support.flowers import SETOSA
 
 from iris_api.database.migrations import migrate
@@ -22,7 +22,7 @@ DROP_ALL = """
 """
 AS_A_VIEW = """
     ALTER TABLE iris_predictions RENAME TO x;
-    CREATE VIEW iris_predictions AS SELECT *, 1 AS one FROM x GROUP BY id
+    CREATE VIEW iris_predictions AS SELECT *, 1 AS one FROM x GROUP BY client_id, id
 """
 HARMS = {
     "idempotency_keys renamed": (
@@ -79,25 +79,28 @@ async def test_readyz_while_nothing_can_be_stored_is_503_with_its_reason(
     assert (await client.post("/predict", json=SETOSA, headers=headers)).status_code == 200
 
 
-async def test_readyz_leaves_no_row_no_idempotency_key_and_no_gap_in_the_ids(
+async def test_readyz_leaves_no_row_no_idempotency_key_and_no_name(
     client: AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    first = (await client.post("/predict", json=SETOSA)).json()["id"]
+    assert (await client.post("/predict", json=SETOSA)).status_code == 200
+    names = await connection.fetch("SELECT name FROM clients UNION ALL SELECT version FROM models")
     assert await checks(client) == dict.fromkeys(PARTS, "ok")
     assert await count_rows(connection) == 1
     assert await connection.fetchval("SELECT count(*) FROM idempotency_keys") == 0
-    assert (await client.post("/predict", json=SETOSA)).json()["id"] == first + 1
+    assert names == await connection.fetch(
+        "SELECT name FROM clients UNION ALL SELECT version FROM models"
+    )
 
 
 async def test_readyz_with_a_check_constraint_on_some_rows_is_200(
     client: AsyncClient, connection: asyncpg.Connection
 ) -> None:
     """It may be about the trial's own row alone, which is no reason to serve nobody."""
-    await connection.execute("ALTER TABLE iris_predictions ADD CHECK (client <> 'anonymous')")
+    await connection.execute("ALTER TABLE iris_predictions ADD CHECK (client_id <> 1)")
     assert await checks(client) == dict.fromkeys(PARTS, "ok")
 
 
-@pytest.mark.parametrize("table", ["iris_predictions", "idempotency_keys", "api_keys"])
+@pytest.mark.parametrize("table", [PARTITION, "idempotency_keys", "api_keys"])
 async def test_readyz_and_predict_with_an_unlogged_table_are_503(
     settings: Settings, connection: asyncpg.Connection, table: str
 ) -> None:
@@ -149,5 +152,5 @@ async def test_migrate_with_an_existing_table_fails_with_the_message_of_postgres
     empty_database: URL, data_dir: Path
 ) -> None:
     await asyncio.to_thread(execute, empty_database, "CREATE TABLE iris_predictions (id int)")
-    with pytest.raises(ConfigurationError, match=r"nothing was changed: .*42P07.*already exists"):
+    with pytest.raises(ConfigurationError, match=r"did not finish.*42P07.*already exists"):
         await asyncio.to_thread(migrate, settings_for(empty_database, data_dir))

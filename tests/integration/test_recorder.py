@@ -8,11 +8,11 @@ from tests.integration.trouble import until_blocked, writes_held_up
 from tests.support.application import assert_problem
 from tests.support.flowers import KILLER, POISON, SETOSA
 
-from iris_api.callers import ANONYMOUS_CALLER
+from iris_api.callers import ANONYMOUS_CALLER, Caller
 from iris_api.database import IrisFeatures
 from iris_api.errors import DatabaseUnavailable, NotStored, OutcomeUnknown
 from iris_api.iris import ClassPrediction
-from iris_api.recording.inserts import NewPrediction
+from iris_api.recording.rows import NewPrediction, StoredPrediction
 from iris_api.settings import Settings
 
 
@@ -20,8 +20,17 @@ async def ask(client: AsyncClient, features: dict[str, float]) -> Response:
     return await client.post("/predict", json=features)
 
 
-async def rows_in(connection: asyncpg.Connection) -> set[int]:
-    return {row["id"] for row in await connection.fetch("SELECT id FROM iris_predictions")}
+async def rows_in(connection: asyncpg.Connection) -> set[str]:
+    return {str(row["id"]) for row in await connection.fetch("SELECT id FROM iris_predictions")}
+
+
+def new(features: dict[str, float], prediction: int = 0) -> NewPrediction:
+    answer = ClassPrediction(prediction, "setosa", None, None)
+    return NewPrediction(ANONYMOUS_CALLER, IrisFeatures(**features).as_row(), answer)
+
+
+UNENCODABLE = new(SETOSA, 2**40)
+"""No integer of PostgreSQL holds its class, so its whole group is refused before it is sent."""
 
 
 async def test_recorder_with_concurrent_requests_commits_them_in_groups(
@@ -61,15 +70,17 @@ async def test_recorder_with_a_row_refused_by_postgresql_fails_only_that_row(
 
 @pytest.mark.usefixtures("poisoned")
 async def test_recorder_with_a_failing_half_keeps_the_committed_half(
-    client: AsyncClient, settings: Settings, connection: asyncpg.Connection
+    app: FastAPI, client: AsyncClient, settings: Settings, connection: asyncpg.Connection
 ) -> None:
-    questions = [POISON, SETOSA, KILLER, SETOSA]
-    responses = await asyncio.gather(*(ask(client, question) for question in questions))
-    assert [response.status_code for response in responses] == [500, 200, 503, 503]
+    group = [UNENCODABLE, new(SETOSA), new(KILLER), new(SETOSA)]
+    record = app.state.resources.recorder.record
+    refused, stored, *lost = await asyncio.gather(*map(record, group), return_exceptions=True)
+    assert isinstance(refused, NotStored)
+    assert isinstance(stored, StoredPrediction)
     # In a transaction of its own, as PgBouncer wants it, it was never told to commit.
     known = settings.database_pgbouncer
-    assert_problem(responses[2], 503, "database-unavailable" if known else "outcome-unknown")
-    assert {responses[1].json()["id"]} == await rows_in(connection)
+    assert list(map(type, lost)) == [DatabaseUnavailable if known else OutcomeUnknown] * 2
+    assert {str(stored.id)} == await rows_in(connection)
     assert (await ask(client, SETOSA)).status_code == 200
 
 
@@ -77,15 +88,11 @@ async def test_recorder_with_a_failing_half_keeps_the_committed_half(
 async def test_recorder_with_an_unsent_half_raises_database_unavailable_for_it(
     app: FastAPI, settings: Settings, connection: asyncpg.Connection
 ) -> None:
-    answer = ClassPrediction(0, "setosa", None, None)
-    group = [
-        NewPrediction(ANONYMOUS_CALLER, IrisFeatures(**features).as_row(), answer)
-        for features in (POISON, KILLER, SETOSA, SETOSA)
-    ]
+    group = [UNENCODABLE, new(KILLER), new(SETOSA), new(SETOSA)]
     record = app.state.resources.recorder.record
     refused, killed, *unsent = await asyncio.gather(*map(record, group), return_exceptions=True)
     assert isinstance(refused, NotStored)
-    assert isinstance(refused.__cause__, asyncpg.RaiseError)
+    assert isinstance(refused.__cause__, asyncpg.DataError)
     known = settings.database_pgbouncer  # as above
     assert isinstance(killed, DatabaseUnavailable if known else OutcomeUnknown)
     assert list(map(type, unsent)) == [DatabaseUnavailable] * 2
@@ -95,15 +102,57 @@ async def test_recorder_with_an_unsent_half_raises_database_unavailable_for_it(
 async def test_recorder_with_an_unencodable_row_fails_only_that_row(
     app: FastAPI, client: AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    row = IrisFeatures(**SETOSA).as_row()
-    broken = NewPrediction(ANONYMOUS_CALLER, row, ClassPrediction(2**40, "setosa", None, None))
+    """Its neighbour is the first row of an ML model: PostgreSQL has never been asked of it."""
     record = app.state.resources.recorder.record
     neighbour = asyncio.create_task(ask(client, SETOSA))
     with pytest.raises(NotStored) as refused:
-        await record(broken)
+        await record(UNENCODABLE)
     assert isinstance(refused.value.__cause__, asyncpg.DataError)
     assert (await neighbour).status_code == 200
     assert len(await rows_in(connection)) == 1
+
+
+FIRST = NewPrediction(
+    Caller("newcomer", frozenset()),
+    IrisFeatures(**SETOSA).as_row(),
+    ClassPrediction(0, "a", None, "m"),
+)
+"""The first row of its client and of its ML model."""
+
+
+@pytest.mark.usefixtures("poisoned")
+async def test_recorder_with_a_refused_row_stores_the_first_row_of_a_client_beside_it(
+    app: FastAPI, client: AsyncClient, connection: asyncpg.Connection
+) -> None:
+    record = app.state.resources.recorder.record
+    group = [new(POISON), UNENCODABLE, FIRST, new(SETOSA), FIRST]
+    outcomes = await asyncio.gather(*map(record, group), return_exceptions=True)
+    assert list(map(type, outcomes)) == [NotStored] * 2 + [StoredPrediction] * 3
+    stored = [one for one in outcomes if isinstance(one, StoredPrediction)]
+    assert {str(one.id) for one in stored} == await rows_in(connection)
+    assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_recorder_with_a_client_that_cannot_be_named_fails_only_its_rows(
+    app: FastAPI, client: AsyncClient, connection: asyncpg.Connection
+) -> None:
+    await connection.execute("""
+        CREATE FUNCTION hide() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+        CREATE TRIGGER hide BEFORE INSERT ON clients FOR EACH ROW EXECUTE FUNCTION hide();
+    """)
+    record = app.state.resources.recorder.record
+    group = [UNENCODABLE, FIRST, new(SETOSA)]
+    refused, unnamed, known = await asyncio.gather(*map(record, group), return_exceptions=True)
+    assert isinstance(refused, NotStored)
+    assert isinstance(unnamed, DatabaseUnavailable)
+    assert isinstance(known, StoredPrediction)
+    assert {str(known.id)} == await rows_in(connection)
+    with pytest.raises(DatabaseUnavailable, match="triggers"):
+        await record(FIRST)
+    assert_problem(await client.get("/readyz"), 503, "not-ready")
+    await connection.execute("DROP TRIGGER hide ON clients")
+    await record(FIRST)
+    assert (await client.get("/readyz")).status_code == 200
 
 
 @pytest.mark.usefixtures("poisoned")

@@ -79,7 +79,8 @@ async def test_predictions_past_the_request_timeout_is_503_and_later_is_200(
 ) -> None:
     async with changed(settings, **SLOW, database_pool_size=2) as (app, client):
         bound_requests(app, LONG)
-        await client.post("/predict", json=SETOSA)
+        stored = (await client.post("/predict", json=SETOSA)).json()
+        path = path.replace("1", stored["id"])
         bound_requests(app, 0.5)
         lock = connection.transaction()
         await lock.start()

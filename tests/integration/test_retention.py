@@ -43,7 +43,7 @@ async def test_prune_idempotency_keys_deletes_at_most_10000_rows_per_call(
 ) -> None:
     await connection.execute(
         "INSERT INTO idempotency_keys (client, key, is_batch, prediction_ids, created_at)"
-        " SELECT 'one', n::text, false, ARRAY[n], now() - interval '2 days'"
+        " SELECT 'one', n::text, false, ARRAY[gen_random_uuid()], now() - interval '2 days'"
         " FROM generate_series(1, 25000) AS n"
     )
     day = timedelta(days=1)

@@ -28,6 +28,8 @@ from iris_api.settings import Settings
 
 PROBLEM = "application/problem+json"
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+PARTITION = f"iris_predictions_{datetime.now(UTC):%Y_%m}"
+"""The partition of the rows that are stored now."""
 
 
 @asynccontextmanager
@@ -101,17 +103,26 @@ async def store(
     label: str = "setosa",
     model_version: str | None = "model-1",
     created_at: datetime = NOON,
-) -> int:
+) -> str:
     """Insert a row beside the service, and return its id."""
-    number: int = await connection.fetchval(
-        "INSERT INTO iris_predictions (sepal_length, sepal_width, petal_length, petal_width,"
-        " prediction, prediction_label, model_version, created_at)"
-        " VALUES (5.1, 3.5, 1.4, 0.2, 0, $1, $2, $3) RETURNING id",
+    if model_version is not None:
+        await connection.execute(
+            "INSERT INTO models (version, labels) VALUES ($1, ARRAY[$2])"
+            " ON CONFLICT (version) DO UPDATE SET labels = models.labels ||"
+            " CASE WHEN $2 = ANY (models.labels) THEN '{}' ELSE ARRAY[$2] END",
+            model_version,
+            label,
+        )
+    prediction_id = await connection.fetchval(
+        "INSERT INTO iris_predictions (id, sepal_length, sepal_width, petal_length, petal_width,"
+        " prediction, prediction_label, model_id, created_at)"
+        " VALUES (iris_prediction_id($3), 5.1, 3.5, 1.4, 0.2, 0, $1,"
+        " coalesce((SELECT id FROM models WHERE version = $2), 1), $3) RETURNING id",
         label,
         model_version,
         created_at,
     )
-    return number
+    return str(prediction_id)
 
 
 async def count_rows(connection: asyncpg.Connection) -> int:

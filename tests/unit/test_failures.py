@@ -44,7 +44,7 @@ from iris_api.database.failures import (
     translates_failures,
 )
 from iris_api.errors import DatabaseUnavailable, Problem, SchemaOutdated
-from iris_api.recording.idempotent import find_key_failure
+from iris_api.recording.idempotent import problem_of_key
 
 wrong_version = SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number")
 wrong_version.reason = "WRONG_VERSION_NUMBER"
@@ -234,7 +234,7 @@ def test_failures_functions_raise_for_no_asyncpg_or_sqlalchemy_error() -> None:
         assert isinstance(is_outcome_unknown(error), bool)
         assert isinstance(should_discard(error), bool)
         assert describe_cause(error)["error"]
-        find_key_failure(error)
+        problem_of_key(error)
         log_cause(problem or DatabaseUnavailable("a"))
 
 

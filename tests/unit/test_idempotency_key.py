@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iris_api.errors import InvalidRequest
-from iris_api.web.idempotency_key import PARAMETER, idempotency_key
+from iris_api.web.idempotency_key import IDEMPOTENCY_KEY, idempotency_key
 
-PATTERN: str = PARAMETER["parameters"][0]["schema"]["pattern"]
+PATTERN: str = IDEMPOTENCY_KEY["schema"]["pattern"]
 PRINTABLE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=255)
 
 

@@ -27,6 +27,7 @@ def loaded(program: str) -> set[str]:
         ("import iris_api.cli", SERVER),
         ("import iris_api.cli.keys", (*HEAVY, "fastapi")),
         ("import iris_api.cli.migrate", (*HEAVY, "fastapi")),
+        ("import iris_api.cli.serve", ("sklearn", "scipy", "joblib", "numpy")),
         ("import iris_api.cli.settings", (*SERVER, "rich.markdown")),
     ],
 )

@@ -2,12 +2,13 @@
 
 import re
 from pathlib import Path
+from uuid import UUID
 
 from iris_api import database, iris
 from iris_api.database.models import IrisPrediction
 from iris_api.database.schema import PredictionInDB
 from iris_api.inference.dataset import load_dataset
-from iris_api.recording.inserts import COLUMNS
+from iris_api.recording.statements import COLUMNS
 
 SRC = Path(iris.__file__).parent
 FEATURE = re.compile("|".join({name.partition("_")[0] for name in iris.FEATURE_NAMES}))
@@ -23,21 +24,19 @@ def test_feature_names_are_columns_of_the_table_in_the_same_order() -> None:
     assert [name for name in columns if name in iris.FEATURE_NAMES] == list(iris.FEATURE_NAMES)
 
 
-def test_inserts_fill_each_column_except_id_and_created_at() -> None:
-    assert [*COLUMNS] == [
-        column.name
-        for column in IrisPrediction.__table__.columns
-        if column.name not in {"id", "created_at"}
-    ]
+def test_inserts_fill_each_column_that_postgresql_does_not() -> None:
+    by_postgresql = {"id", "created_at", "transaction", "warnings"}
+    assert {*COLUMNS} | by_postgresql == {*IrisPrediction.__table__.columns.keys()}
 
 
 def test_prediction_in_db_has_the_features_without_their_bounds() -> None:
     stored = {
-        "id": 1,
+        "id": UUID(int=1),
         "prediction": 0,
         "prediction_label": iris.LABELS[0],
         "probabilities": None,
         "model_version": None,
+        "reference": None,
         "created_at": "2026-01-31T12:00:00Z",
     }
     outside = dict.fromkeys(iris.FEATURE_NAMES, -1.0)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from iris_api.errors import ModelUnavailable
 from iris_api.inference import Manifest, load_artifact, save_artifact
-from iris_api.inference.manifest import MANIFEST_NAME
+from iris_api.model_files import MANIFEST_NAME
 
 
 class CreatesFile:

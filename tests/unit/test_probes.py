@@ -12,8 +12,8 @@ from sklearn.semi_supervised import LabelSpreading
 
 from iris_api.errors import ModelUnavailable
 from iris_api.inference import Manifest, load_artifact, save_artifact
-from iris_api.inference.manifest import MANIFEST_NAME
 from iris_api.inference.probes import corner_rows, probe_rows
+from iris_api.model_files import MANIFEST_NAME
 
 Rows = NDArray[np.float64]
 Targets = NDArray[np.int64]

@@ -9,8 +9,9 @@ from sklearn.discriminant_analysis import (
 )
 
 from iris_api.inference import Manifest, load_artifact, save_artifact
-from iris_api.inference.manifest import MANIFEST_NAME, QUANTILES
+from iris_api.inference.manifest import QUANTILES
 from iris_api.iris import FEATURE_NAMES
+from iris_api.model_files import MANIFEST_NAME
 from iris_api.settings import Settings
 
 Rows = NDArray[np.float64]
@@ -28,7 +29,7 @@ def test_save_artifact_describes_the_rows_in_the_manifest(manifest: Manifest, ro
         assert feature.quantiles["0.5"] == np.median(values)
 
 
-def test_save_artifact_derives_the_version_from_the_content(
+def test_save_artifact_derives_the_version_from_the_content_and_the_classes(
     manifest: Manifest,
     estimator: Any,
     rows: Rows,
@@ -38,6 +39,8 @@ def test_save_artifact_derives_the_version_from_the_content(
 ) -> None:
     again = save_artifact(estimator, rows, labels, folder)
     assert (again.version, again.sha256) == (manifest.version, manifest.sha256)
+    renamed = save_artifact(estimator, rows, ["one", *labels[1:]], folder)
+    assert (renamed.version != manifest.version, renamed.sha256) == (True, manifest.sha256)
     other = QuadraticDiscriminantAnalysis().fit(rows, targets)
     assert save_artifact(other, rows, labels, folder).version != manifest.version
     assert load_artifact(folder).manifest.version != manifest.version

@@ -1,15 +1,24 @@
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from iris_api.database.schema import MAX_ID, Instant, PageQuery, PredictionId, Text
+from iris_api.database.schema import (
+    MAX_REFERENCE,
+    Instant,
+    PageQuery,
+    PredictionId,
+    Reference,
+    Text,
+)
 
 INSTANT: TypeAdapter[datetime] = TypeAdapter(Instant)
-PREDICTION_ID: TypeAdapter[int] = TypeAdapter(PredictionId)
+PREDICTION_ID: TypeAdapter[UUID | int] = TypeAdapter(PredictionId)
+REFERENCE: TypeAdapter[str] = TypeAdapter(Reference)
 TEXT: TypeAdapter[str] = TypeAdapter(Text)
 
 OFFSETS = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
@@ -114,42 +123,54 @@ def test_instant_of_any_text_is_in_utc_or_a_validation_error(text: str) -> None:
     assert taken.utcoffset() == timedelta(0)
 
 
-@given(st.integers(1, MAX_ID))
-def test_prediction_id_of_digits_is_their_number(number: int) -> None:
+@given(st.uuids())
+def test_prediction_id_of_a_uuid_is_that_uuid(prediction_id: UUID) -> None:
+    for text in (str(prediction_id), str(prediction_id).upper()):
+        assert PREDICTION_ID.validate_python(text) == prediction_id
+
+
+@given(st.integers(0, 10**18 - 1))
+def test_prediction_id_of_digits_is_a_former_id(number: int) -> None:
     assert PREDICTION_ID.validate_python(str(number)) == number
+
+
+@pytest.mark.parametrize("text", [str(2**63), "5" * 41, "5" * 5000])
+def test_prediction_id_of_more_digits_than_a_former_id_had_is_0(text: str) -> None:
+    assert PREDICTION_ID.validate_python(text) == 0
+
+
+@given(st.text(st.characters()))
+def test_prediction_id_of_any_text_is_an_id_or_a_validation_error(text: str) -> None:
+    try:
+        taken = PREDICTION_ID.validate_python(text)
+    except ValidationError:
+        return
+    assert str(taken) == text.lower() or isinstance(taken, int)
 
 
 @pytest.mark.parametrize(
     "text",
-    [
-        *("1_0", " 5", "5 ", "5\n", "+5", "-5", "5.0", "5e0", "0x5", "", "٥", "５", "five"),  # noqa: RUF001
-        "5" * 41,
-        "5" * 5000,
-    ],
+    ["1_0", " 5", "5 ", "5\n", "+5", "-5", "5.0", "5e0", "0x5", "", "٥", "５", "five"],  # noqa: RUF001
 )
-def test_prediction_id_of_anything_but_digits_is_refused(text: str) -> None:
+def test_prediction_id_of_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ValidationError):
         PREDICTION_ID.validate_python(text)
 
 
-@given(st.text(st.characters()))
-def test_prediction_id_of_any_text_is_its_number_or_a_validation_error(text: str) -> None:
-    try:
-        number = PREDICTION_ID.validate_python(text)
-    except ValidationError:
-        return
-    assert text.lstrip("0") == str(number).lstrip("0")
+REFERENCES = st.text(
+    st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=MAX_REFERENCE
+)
 
 
-@pytest.mark.parametrize("number", [1, MAX_ID])
-def test_prediction_id_of_1_and_of_the_largest_bigint_is_accepted(number: int) -> None:
-    assert PREDICTION_ID.validate_python(str(number)) == number
+@given(REFERENCES)
+def test_reference_without_control_characters_is_accepted(text: str) -> None:
+    assert REFERENCE.validate_python(text) == text
 
 
-@pytest.mark.parametrize("number", [0, MAX_ID + 1, 10**39])
-def test_prediction_id_out_of_range_is_refused(number: int) -> None:
+@pytest.mark.parametrize("text", ["", "a\tb", "a\n", "\x00", "\x7f", "\x85", "\ud800", "a" * 201])
+def test_reference_with_a_control_character_or_of_a_wrong_length_is_refused(text: str) -> None:
     with pytest.raises(ValidationError):
-        PREDICTION_ID.validate_python(str(number))
+        REFERENCE.validate_python(text)
 
 
 @given(st.text(st.characters(exclude_characters="\x00", codec="utf-8"), min_size=1, max_size=200))

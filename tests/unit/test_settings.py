@@ -27,6 +27,7 @@ WRONG = {
     "IRIS_RATE_LIMIT": "-70007",
     "IRIS_RATE_LIMIT_WINDOW": "7.7",
     "IRIS_IDEMPOTENCY_HOURS": "-70007",
+    "IRIS_RETENTION": "-70007",
     "IRIS_MAX_CONNECTIONS": "-70007",
     "IRIS_MAX_IN_FLIGHT": "n0t-this",
     "IRIS_MAX_HEADER_BYTES": "77",
@@ -208,6 +209,36 @@ def test_load_settings_with_any_cors_origin_needs_api_keys(monkeypatch: pytest.M
             load_settings()
     monkeypatch.setenv("IRIS_AUTH", "keys")
     assert load_settings().cors_origins == ("*",)
+
+
+@pytest.mark.parametrize(
+    ("value", "retention"), [("forever", "forever"), ("1", 1), ("12", 12), ("1200", 1200)]
+)
+def test_load_settings_with_retention_takes_forever_or_months(
+    monkeypatch: pytest.MonkeyPatch, value: str, retention: int | str
+) -> None:
+    assert load_settings().retention == "forever"
+    monkeypatch.setenv("IRIS_RETENTION", value)
+    assert load_settings().retention == retention
+
+
+@pytest.mark.parametrize("value", ["0", "1201", "1.5", "never", "12 months", "1e2"])
+def test_load_settings_with_an_invalid_retention_says_what_is_valid(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("IRIS_RETENTION", value)
+    with pytest.raises(ConfigurationError, match=r"IRIS_RETENTION: .*give `forever`, or a whole"):
+        load_settings()
+
+
+def test_load_settings_reads_the_migration_database_url_from_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "url").write_text("postgresql://owner:hunter2@db/iris\n")
+    monkeypatch.setenv("IRIS_MIGRATION_DATABASE_URL_FILE", str(tmp_path / "url"))
+    settings = load_settings()
+    assert settings.migration_database_url == SecretStr("postgresql://owner:hunter2@db/iris")
+    assert "hunter2" not in f"{settings!r}"
 
 
 def test_export_settings_lets_another_process_load_equal_settings(

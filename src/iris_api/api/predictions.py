@@ -6,12 +6,14 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.responses import RedirectResponse
 
 from iris_api.database import crud
-from iris_api.database.cursor import Cursor
+from iris_api.database.cursor import Cursor, FormerCursorError
 from iris_api.database.deps import get_db
 from iris_api.database.schema import PageQuery, PredictionId, PredictionInDB, PredictionPage
 from iris_api.errors import (
+    CursorOutdated,
     DeadlineExceeded,
     FieldError,
     InternalError,
@@ -38,6 +40,10 @@ _SETTLED_HEADER = {
     "poll, pass it as the next `since`, and skip the ids that you have.",
     "schema": {"type": "string", "format": "date-time"},
 }
+_MOVED_HEADER = {
+    "description": "The prediction's URL, with the UUID that its `id` has become",
+    "schema": {"type": "string", "format": "uri-reference"},
+}
 _LINK_HEADER = {
     "description": 'The next page: `<...>; rel="next"`; absent on the last one',
     "schema": {"type": "string"},
@@ -48,7 +54,10 @@ _LINK_HEADER = {
     "/predictions",
     summary="List predictions, newest first",
     response_description="One page of the history",
-    responses=success(PAGE, headers={"Link": _LINK_HEADER, _SETTLED: _SETTLED_HEADER}),
+    responses={
+        **success(PAGE, headers={"Link": _LINK_HEADER, _SETTLED: _SETTLED_HEADER}),
+        **problem_responses(CursorOutdated),
+    },
     openapi_extra=SECURED,
 )
 async def list_predictions(
@@ -83,19 +92,34 @@ async def list_predictions(
     "/predictions/{prediction_id}",
     summary="Read one prediction",
     response_description="The stored prediction",
-    responses={**success(STORED), **problem_responses(PredictionNotFound)},
+    responses={
+        **success(STORED),
+        308: {
+            "description": "The prediction of release 0.1.0 with this number",
+            "headers": {"Location": _MOVED_HEADER},
+        },
+        **problem_responses(PredictionNotFound),
+    },
+    response_model=PredictionInDB,
     openapi_extra=SECURED,
 )
 async def get_prediction(
     prediction_id: Annotated[PredictionId, Path(description="The `id` of a prediction")],
     caller: Reader,
+    resources: ProcessResources,
     session: Session,
-) -> PredictionInDB:
+) -> PredictionInDB | RedirectResponse:
     """One stored prediction, with its features."""
-    row = await crud.get_prediction(session, prediction_id, client=caller.client)
-    if row is None:
-        raise PredictionNotFound("No prediction has this id. GET /predictions lists them.")
-    return PredictionInDB.model_validate(row)
+    if isinstance(prediction_id, int):
+        present_id = await crud.find_former_id(session, prediction_id, client=caller.client)
+        if present_id is not None:
+            root_path = resources.settings.root_path
+            return RedirectResponse(f"{root_path}/predictions/{present_id}", status_code=308)
+    else:
+        row = await crud.get_prediction(session, prediction_id, client=caller.client)
+        if row is not None:
+            return PredictionInDB.model_validate(row)
+    raise PredictionNotFound("No prediction has this id. GET /predictions lists them.")
 
 
 def _page_size(query: PageQuery, most: int) -> int:
@@ -112,7 +136,10 @@ def _rfc3339(instant: datetime) -> str:
 
 
 def _position(query: PageQuery) -> Cursor | None:
-    """The last row before the page; None without a cursor. Raises `InvalidRequest`."""
+    """The last row before the page; None without a cursor.
+
+    Raises `InvalidRequest` or `CursorOutdated`.
+    """
     if query.cursor is None:
         return None
     if query.skip:
@@ -121,11 +148,18 @@ def _position(query: PageQuery) -> Cursor | None:
         )
     try:
         return Cursor.decode(query.cursor)
+    except FormerCursorError:
+        raise CursorOutdated(
+            "This `cursor` is of an earlier release. Start again without one."
+        ) from None
     except ValueError:
         raise InvalidRequest(
             [
                 FieldError(
-                    "query", "cursor", "cursor_invalid", "Pass a `next_cursor` unchanged, or none"
+                    "query",
+                    "cursor",
+                    "cursor_invalid",
+                    "Pass a `next_cursor` unchanged, or none",
                 )
             ]
         ) from None

@@ -1,4 +1,4 @@
-"""The command line: ``iris-api serve | migrate | train | keys | settings``.
+"""The command line: ``iris-api serve | migrate | train | keys | partitions | settings``.
 
 Each command imports its module when it is called, so that ``--help`` imports none of them.
 """
@@ -30,6 +30,18 @@ keys_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(keys_app)
+partitions_app = typer.Typer(
+    name="partitions",
+    help="List, make, detach and drop the months of the table of predictions.\n\n"
+    "They need the role that owns the table: see IRIS_MIGRATION_DATABASE_URL.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(partitions_app)
+Month = Annotated[
+    str, typer.Argument(metavar="MONTH", help="A past month, as 2026-11; `list` shows them.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def main() -> None:
@@ -179,3 +191,41 @@ def revoke_key(
     from iris_api.cli.keys import revoke
 
     revoke(key_id)
+
+
+@partitions_app.command("list")
+def list_partitions() -> None:
+    """List all months: state, times, estimate of rows, bytes with indexes.
+
+    Where standard output is no terminal, a line for each, its fields separated by tabs.
+    """
+    from iris_api.cli.partitions import list_all
+
+    list_all()
+
+
+@partitions_app.command("ensure")
+def ensure_partitions() -> None:
+    """Make the months up to two years ahead that are missing. For cron, once a month."""
+    from iris_api.cli.partitions import ensure
+
+    ensure()
+
+
+@partitions_app.command("detach")
+def detach_partition(month: Month, *, yes: Yes = False) -> None:
+    """Take a month out of the history. It stays as a table of its own.
+
+    Requests go on meanwhile. A detaching that was interrupted is finished.
+    """
+    from iris_api.cli.partitions import detach
+
+    detach(month, is_sure=yes)
+
+
+@partitions_app.command("drop")
+def drop_partition(month: Month, *, yes: Yes = False) -> None:
+    """Delete a month, detached or not, with all of its predictions."""
+    from iris_api.cli.partitions import drop
+
+    drop(month, is_sure=yes)

@@ -7,7 +7,7 @@ import typer
 from iris_api.cli.console import Console, begin
 from iris_api.errors import ConfigurationError
 from iris_api.inference import training
-from iris_api.inference.manifest import MANIFEST_NAME, Scores, unlisted_models
+from iris_api.inference.manifest import Scores
 from iris_api.settings import Settings
 
 
@@ -18,29 +18,12 @@ def train(candidate: str | None) -> None:
             f"There is no such candidate. Take one of {', '.join(training.CANDIDATES)}."
         )
     settings, console = begin()
-    _train(settings, console, candidate)
+    train_model(settings, console, candidate)
     console.info("A service that runs already takes it when it is restarted")
 
 
-def warn_of_unlisted_models(settings: Settings, console: Console) -> None:
-    """Say how to bring in a model file that somebody has put beside the manifest."""
-    for path in unlisted_models(settings.model_dir):
-        console.warn(
-            f"{path} has no manifest, so it is not served. To serve it, run in Python "
-            f"iris_api.inference.save_artifact({str(path)!r}, rows, labels, {str(path.parent)!r}) "
-            "with its training rows and the labels of its classes (docs/models.md). Then, or if "
-            "you do not need it, move it away",
-            event="model_without_manifest",
-        )
-
-
-def train_if_missing(settings: Settings, console: Console) -> None:
-    """Train, unless an ML model exists or one is pinned, which training could not reproduce."""
-    if settings.model_sha256 is None and not (settings.model_dir / MANIFEST_NAME).exists():
-        _train(settings, console, None)
-
-
-def _train(settings: Settings, console: Console, candidate: str | None) -> None:
+def train_model(settings: Settings, console: Console, candidate: str | None = None) -> None:
+    """Train into the settings' folder, and print each score."""
     names = [*training.CANDIDATES, *_calibrated(training.CANDIDATES)]
     width = max(map(len, names))
 

@@ -8,8 +8,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from uuid import UUID
 
-from sqlalchemy import Select, delete, func, select, text, tuple_
+from sqlalchemy import delete, func, select, text, tuple_
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.exc import FlushError
@@ -22,7 +23,9 @@ from iris_api.database.failures import (
     translates_failures,
     translates_write_failures,
 )
-from iris_api.database.models import IdempotencyKey, IrisPrediction
+from iris_api.database.history import client_id_of, newest_first
+from iris_api.database.models import FormerPredictionId, IdempotencyKey, IrisPrediction
+from iris_api.database.names import ensure_client, ensure_model
 from iris_api.database.schema import PredictionFilters
 from iris_api.errors import NotStored, OutcomeUnknown
 
@@ -45,13 +48,16 @@ that has just begun, hence the second."""
 
 
 @translates_write_failures
-async def create_prediction(session: AsyncSession, prediction: IrisPrediction) -> IrisPrediction:
+async def create_prediction(
+    session: AsyncSession, prediction: IrisPrediction, *, client: str = ANONYMOUS
+) -> IrisPrediction:
     """Insert and commit one row; return it with its ``id`` and ``created_at``.
 
     Raises `NotStored` where PostgreSQL refuses the row or stores other values, `OutcomeUnknown`
     where the connection broke during the commit, and `CancelledWhileStoring` where the caller was
     cancelled during the commit.
     """
+    await _ensure_names(session, prediction, client)
     await _insert_as_sent(session, prediction)
     try:
         await session.commit()
@@ -64,10 +70,25 @@ async def create_prediction(session: AsyncSession, prediction: IrisPrediction) -
     return prediction
 
 
+async def _ensure_names(session: AsyncSession, prediction: IrisPrediction, client: str) -> None:
+    """Set the row's client and ML model, and arrange the probabilities by this one's labels."""
+    prediction.client_id = await ensure_client(session, client)
+    if prediction.model is None:
+        return
+    given = prediction.probabilities
+    labels = [*prediction.model.labels, prediction.prediction_label]
+    model = await ensure_model(session, prediction.model.version, labels)
+    prediction.model, prediction.model_id = model, model.id
+    if given is not None:
+        prediction.class_probabilities = [given.get(label) for label in model.labels]
+
+
 async def _insert_as_sent(session: AsyncSession, prediction: IrisPrediction) -> None:
     """Insert the row. Roll back and raise `NotStored` if it is missing or has other values."""
-    names = IrisPrediction.__table__.columns.keys()
-    sent = {name: value for name in names if (value := getattr(prediction, name)) is not None}
+    given = prediction.__dict__
+    columns = IrisPrediction.__table__.columns
+    sent = {one.name: given.get(one.name) for one in columns if one.server_default is None}
+    sent |= {name: given[name] for name in ("client_id", "model_id") if name in given}
     session.add(prediction)
     try:
         await session.flush()
@@ -82,11 +103,31 @@ async def _insert_as_sent(session: AsyncSession, prediction: IrisPrediction) -> 
 
 @translates_failures
 async def get_prediction(
-    session: AsyncSession, prediction_id: int, *, client: str = ANONYMOUS
+    session: AsyncSession, prediction_id: UUID, *, client: str = ANONYMOUS
 ) -> IrisPrediction | None:
     """Return the client's row with this id; None if there is none or it is another client's."""
-    row = await session.get(IrisPrediction, prediction_id)
-    return row if row is not None and row.client == client else None
+    row: IrisPrediction | None = await session.scalar(
+        select(IrisPrediction).where(
+            IrisPrediction.client_id == client_id_of(client), IrisPrediction.id == prediction_id
+        )
+    )
+    return row
+
+
+@translates_failures
+async def find_former_id(
+    session: AsyncSession, former_id: int, *, client: str = ANONYMOUS
+) -> UUID | None:
+    """Return the id of the client's row that had this id before ids were UUIDs; None without."""
+    found: UUID | None = await session.scalar(
+        select(FormerPredictionId.id)
+        .join(IrisPrediction, IrisPrediction.id == FormerPredictionId.id)
+        .where(
+            FormerPredictionId.former_id == former_id,
+            IrisPrediction.client_id == client_id_of(client),
+        )
+    )
+    return found
 
 
 @translates_failures
@@ -104,14 +145,11 @@ async def list_predictions(
     ``after`` starts behind that row, at the same cost at any depth. ``skip`` passes over that many
     rows, at a cost that grows with their number.
     """
-    statement = _newest_first(client, filters or PredictionFilters())
-    if after is not None:
-        position = tuple_(IrisPrediction.created_at, IrisPrediction.id)
-        statement = statement.where(position < (after.created_at, after.id))
+    statement = newest_first(client, filters or PredictionFilters(), after, limit + 1 + skip)
     rows = (await session.scalars(statement.limit(limit + 1).offset(skip))).all()
     items = rows[:limit]
     more = len(rows) > limit
-    return Page(items, Cursor(items[-1].created_at, items[-1].id) if more else None)
+    return Page(items, Cursor(items[-1].id) if more else None)
 
 
 @translates_failures
@@ -123,23 +161,6 @@ async def settled_until(session: AsyncSession) -> datetime:
     """
     settled: datetime = await session.scalar(_SETTLED_UNTIL)
     return settled
-
-
-def _newest_first(client: str, filters: PredictionFilters) -> Select[IrisPrediction]:
-    statement = (
-        select(IrisPrediction)
-        .where(IrisPrediction.client == client)
-        .order_by(IrisPrediction.created_at.desc(), IrisPrediction.id.desc())
-    )
-    if filters.label is not None:
-        statement = statement.where(IrisPrediction.prediction_label == filters.label)
-    if filters.model_version is not None:
-        statement = statement.where(IrisPrediction.model_version == filters.model_version)
-    if filters.since is not None:
-        statement = statement.where(IrisPrediction.created_at >= filters.since)
-    if filters.until is not None:
-        statement = statement.where(IrisPrediction.created_at < filters.until)
-    return statement
 
 
 @translates_failures

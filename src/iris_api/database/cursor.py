@@ -1,40 +1,42 @@
-"""The opaque cursor: a position in the history's order, (created_at, id)."""
+"""The opaque cursor: a position in the history's order, the id of a page's last row."""
 
 import base64
 import binascii
-import struct
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Self
+from uuid import UUID
 
-_VERSION = 1
-_LAYOUT = struct.Struct(">Bqq")  # version, microseconds since the epoch, id
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+_VERSION, _FORMER_VERSION = 2, 1
+_BYTES = 17  # the version, the id; as many as a cursor of version 1, with time and number
+
+
+class FormerCursorError(ValueError):
+    """The cursor is of an earlier release, whose rows had other ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """The last row of a page. It names a row, not a count, so it is stable while rows arrive."""
 
-    created_at: datetime
-    id: int
+    id: UUID
 
     def encode(self) -> str:
         """Return the cursor as text that needs no escaping in a URL."""
-        microseconds = (self.created_at - _EPOCH) // _MICROSECOND
-        packed = _LAYOUT.pack(_VERSION, microseconds, self.id)
+        packed = bytes([_VERSION]) + self.id.bytes
         return base64.urlsafe_b64encode(packed).rstrip(b"=").decode("ascii")
 
     @classmethod
     def decode(cls, text: str) -> Self:
-        """Read what `encode` wrote. Raises `ValueError` for anything else."""
+        """Read what `encode` wrote. Raises `FormerCursorError`; `ValueError` for anything else."""
         try:
             packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-            version, microseconds, row_id = _LAYOUT.unpack(packed)
-            cursor = cls(_EPOCH + microseconds * _MICROSECOND, row_id)
-        except (binascii.Error, struct.error, OverflowError):
+        except binascii.Error:
             raise ValueError("not a cursor") from None
-        if version != _VERSION or row_id < 0 or cursor.encode() != text:
+        if len(packed) == _BYTES and packed[0] == _FORMER_VERSION:
+            raise FormerCursorError("a cursor of an earlier release")
+        if len(packed) != _BYTES or packed[0] != _VERSION:
+            raise ValueError("not a cursor")
+        cursor = cls(UUID(bytes=packed[1:]))
+        if cursor.encode() != text:
             raise ValueError("not a cursor")
         return cursor

@@ -48,8 +48,14 @@ _FATAL = ("FATAL", "PANIC")
 _ROW_CLASSES = ("22", "23", "P0")  # data exception, constraint violation, raised by a trigger
 NOT_AS_SENT = "not stored as sent"
 """Part of the error message of a storing statement whose row is missing or changed."""
+UNKNOWN_NAME = "unknown client or ML model"
+"""Part of the error message of a storing statement before the first row of a client or model."""
 _STALE = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
 """asyncpg's errors for a statement that was prepared before a table was altered."""
+NO_PARTITION = (
+    "iris_predictions has no partition for this month. Run `iris-api partitions ensure`, or look "
+    f"at the clock of PostgreSQL's machine.{NOTHING_STORED}"
+)
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
@@ -131,7 +137,14 @@ def _problem_of(error: Exception) -> Problem | None:
         return DatabaseUnavailable(f"PostgreSQL did not answer in time. {RETRY_HINT}")
     if isinstance(error, OSError):
         return DatabaseUnavailable(f"{_reason_of(error)} {RETRY_HINT}")
+    return _problem_of_answer(error)
+
+
+def _problem_of_answer(error: Exception) -> Problem | None:
+    """Return the problem for what PostgreSQL said, or for its hanging up."""
     code = sqlstate_of(error)
+    if is_without_partition(error):
+        return DatabaseUnavailable(NO_PARTITION)
     if code in _OUTDATED_CODES:
         return SchemaOutdated(f"The database lacks what this release needs. {MIGRATE_HINT}")
     if _is_disconnect(error):
@@ -169,12 +182,29 @@ def _reason_of_refusal(error: asyncpg.PostgresError) -> str:
 
 def is_refusal_of_a_row(error: asyncpg.PostgresError) -> bool:
     """Whether a row is at fault, so that the other rows of its group may be stored."""
-    return sqlstate_of(error).startswith(_ROW_CLASSES)
+    return sqlstate_of(error).startswith(_ROW_CLASSES) and not is_without_partition(error)
 
 
 def is_not_as_sent(error: asyncpg.PostgresError) -> bool:
     """Whether a statement failed by its own check that rows are stored as sent."""
     return NOT_AS_SENT in message_of(error)
+
+
+def is_unknown_name(error: Exception) -> bool:
+    """Whether a storing statement failed because a client or an ML model is not in its table."""
+    return UNKNOWN_NAME in message_of(error)
+
+
+def is_without_partition(error: Exception) -> bool:
+    """Whether no partition takes a row: then PostgreSQL names a table, but no constraint.
+
+    A CHECK has the same SQLSTATE and names both; a trigger that raises it names neither.
+    """
+    beneath = driver_error_of(error)
+    if not isinstance(beneath, asyncpg.CheckViolationError):
+        return False
+    names = (getattr(beneath, name, None) for name in ("table_name", "constraint_name"))
+    return [name is not None for name in names] == [True, False]
 
 
 def is_outcome_unknown(error: Exception) -> bool:

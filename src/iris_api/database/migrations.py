@@ -20,9 +20,11 @@ from iris_api.database.causes import describe_cause
 from iris_api.database.failures import MIGRATE_HINT, problem_of, translates_failures
 from iris_api.database.health import ping
 from iris_api.database.models import IrisPrediction
+from iris_api.database.owner import as_owner, owner_session
+from iris_api.database.partitions import MONTHS_AHEAD, add_months, find_coverage, why_not_owner
 from iris_api.database.session import create_engine, create_session_factory
 from iris_api.database.url import database_url
-from iris_api.errors import ConfigurationError, DatabaseUnavailable, SchemaOutdated
+from iris_api.errors import ConfigurationError, DatabaseUnavailable, Problem, SchemaOutdated
 from iris_api.settings import Settings
 
 _PACKAGED = Path(__file__).parents[1] / "migrations"
@@ -36,12 +38,22 @@ start again after an error waits for longer by that.
 """
 
 
-def alembic_config(settings: Settings | None = None) -> Config:
-    """Return Alembic's configuration for this release's revisions, in the wheel or a checkout."""
+def _ignore(*_values: object) -> None:
+    """Report nothing."""
+
+
+def alembic_config(
+    settings: Settings | None = None, report_moved: Callable[[str, int, int], None] = _ignore
+) -> Config:
+    """Return Alembic's configuration for this release's revisions, in the wheel or a checkout.
+
+    A revision that moves rows reports what they are, how many are done, and of how many.
+    """
     config = Config()
     folder = _PACKAGED if _PACKAGED.is_dir() else _IN_CHECKOUT
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
     config.attributes["settings"] = settings
+    config.attributes["report_moved"] = report_moved
     return config
 
 
@@ -105,33 +117,58 @@ class SchemaCheck:
         return current
 
 
-def migrate(settings: Settings, *, report: Callable[[str], None] = lambda _message: None) -> str:
+def migrate(
+    settings: Settings,
+    *,
+    report: Callable[[str], None] = _ignore,
+    report_moved: Callable[[str, int, int], None] = _ignore,
+) -> str:
     """Migrate the schema to this release's revision and return it; do not change a newer one.
 
-    Waits for PostgreSQL, and for another process that migrates, at most
-    ``settings.migration_timeout`` seconds each. Reports the wait for PostgreSQL. Does not wait if
-    an operator has to change something first, and only `_SECONDS_FOR_A_NAME` if the host's name is
-    unknown. Raises `ConfigurationError`.
+    Then make the months ahead, so that running it again makes more. Waits for PostgreSQL, and for
+    another process that migrates, at most ``settings.migration_timeout`` seconds each. Reports the
+    wait for PostgreSQL. Does not wait if an operator has to change something first, and only
+    `_SECONDS_FOR_A_NAME` if the host's name is unknown. Raises `ConfigurationError`.
     """
+    with as_owner(settings) as owner:
+        return _migrate(owner, report, report_moved)
+
+
+def _migrate(
+    settings: Settings,
+    report: Callable[[str], None],
+    report_moved: Callable[[str, int, int], None],
+) -> str:
     current = signals.run(_wait_for_revision(settings, report))
     if current is not None and current not in known_revisions():
         report(f"A newer release has migrated to {current} already; this one serves on that, too")
         return current
     try:
-        command.upgrade(alembic_config(settings), "head")
+        command.upgrade(alembic_config(settings, report_moved), "head")
+        signals.run(_add_months(settings, report))
     except CommandError as error:
         raise ConfigurationError(
             f"The database is not one that this release can migrate: {error}. "
             "Use a newer release, or another database."
         ) from error
-    except (OSError, DBAPIError) as error:
+    except (OSError, DBAPIError, Problem) as error:
         raise ConfigurationError(
-            f"The migration was not done, and nothing was changed: {_reason_of(error)}"
+            "The migration did not finish. What it has committed stays, and another run goes on "
+            f"from there. {_reason_of(error)}"
         ) from error
     return head_revision()
 
 
-def _reason_of(error: OSError | DBAPIError) -> str:
+async def _add_months(settings: Settings, report: Callable[[str], None]) -> None:
+    async with owner_session(settings) as session:
+        why_not = await why_not_owner(session)
+        if why_not is None:
+            await add_months(session)
+        elif (await find_coverage(session)).months_ahead < MONTHS_AHEAD:
+            report(f"No months were added. {why_not}")
+
+
+def _reason_of(error: OSError | DBAPIError | Problem) -> str:
     """Return why a migration failed, and what to do."""
     problem = problem_of(error)
     if problem is not None:

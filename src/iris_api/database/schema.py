@@ -6,6 +6,7 @@ The ``title`` of a model is its name in the OpenAPI document, so in generated cl
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
+from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -16,10 +17,11 @@ from iris_api.iris import StoredFeatures
 MAX_BATCH_ITEMS = 10_000
 MAX_PAGE_ITEMS = 1000
 MAX_SKIP = 10_000
-MAX_ID = 2**63 - 1
-"""The largest value of PostgreSQL's bigint."""
+MAX_REFERENCE = 200
 
+_FORMER_ID_DIGITS = 19  # a former id has fewer
 _DIGITS = re.compile("[0-9]{1,40}", re.ASCII)
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _RFC3339 = re.compile(
     r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)",
     re.ASCII,
@@ -33,6 +35,17 @@ def _whole_number(value: Any) -> Any:
     """Accept only digits: pydantic would read ``1_0``, `` 5`` and ``5.0`` as numbers too."""
     if isinstance(value, str) and not _DIGITS.fullmatch(value):
         raise PydanticCustomError("int_parsing", "Input should be a whole number, in digits")
+    return value
+
+
+def _prediction_id(value: Any) -> Any:
+    """Read digits as a former id, 0 if none could be so large; and only hexadecimal as a UUID."""
+    if isinstance(value, str):
+        if value.isascii() and value.isdecimal():
+            return int(value) if len(value) < _FORMER_ID_DIGITS else 0
+        if not _UUID.fullmatch(value):
+            raise PydanticCustomError("uuid_parsing", "Input should be a UUID, such as an `id`")
+        return UUID(value)
     return value
 
 
@@ -61,14 +74,33 @@ def _instant(value: Any) -> Any:
 
 Instant = Annotated[AwareDatetime, BeforeValidator(_instant, json_schema_input_type=AwareDatetime)]
 # The inner types have the bounds, so that the OpenAPI document shows them too.
-_Id = Annotated[int, Field(ge=1, le=MAX_ID)]
 _PageSize = Annotated[int, Field(ge=1, le=MAX_PAGE_ITEMS)]
 _Skip = Annotated[int, Field(ge=0, le=MAX_SKIP)]
-PredictionId = Annotated[_Id, BeforeValidator(_whole_number, json_schema_input_type=_Id)]
+PredictionId = Annotated[UUID | int, BeforeValidator(_prediction_id, json_schema_input_type=UUID)]
+"""A prediction's id; an integer is a former one."""
 PageSize = Annotated[_PageSize, BeforeValidator(_whole_number, json_schema_input_type=_PageSize)]
 RowsToSkip = Annotated[_Skip, BeforeValidator(_whole_number, json_schema_input_type=_Skip)]
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
 """A text that PostgreSQL can store: it has no character NUL."""
+Reference = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_REFERENCE,
+        pattern=r"^[^\x00-\x1f\x7f-\x9f]+$",
+        description="The caller's own name for the sample, without control characters; several "
+        "predictions may have the same one",
+        examples=["sample-42"],
+    ),
+]
+
+
+class BatchItem(IrisFeatures):
+    """A sample of a batch."""
+
+    model_config = ConfigDict(title="BatchItem")
+
+    reference: Reference | None = Field(None, description="As the header `Prediction-Reference`")
 
 
 class IrisFeaturesBatch(BaseModel):
@@ -77,7 +109,7 @@ class IrisFeaturesBatch(BaseModel):
     model_config = ConfigDict(title="FeaturesBatch", extra="forbid")
 
     items: Annotated[
-        list[IrisFeatures],
+        list[BatchItem],
         Field(
             min_length=1,
             max_length=MAX_BATCH_ITEMS,
@@ -91,7 +123,10 @@ class PredictionResponse(BaseModel):
 
     model_config = ConfigDict(title="PredictionResponse", from_attributes=True)
 
-    id: int = Field(description="Names the prediction in `GET /predictions/{prediction_id}`")
+    id: UUID = Field(
+        description="Names the prediction in `GET /predictions/{prediction_id}`; a UUID of "
+        "version 7, which holds the time, so predictions of later requests have greater ones"
+    )
     prediction: int = Field(description="The class, as its position in the ML model's classes")
     prediction_label: str = Field(description="The class, by name")
     probabilities: dict[str, float] | None = Field(
@@ -121,6 +156,10 @@ class PredictionInDB(StoredFeatures, PredictionResponse):
 
     model_config = ConfigDict(title="StoredPrediction")
 
+    reference: str | None = Field(
+        description="The caller's own name for the sample; null where it gave none"
+    )
+
 
 class PredictionBatch(BaseModel):
     """The predictions of a batch."""
@@ -149,6 +188,7 @@ class PredictionFilters(BaseModel):
         "has the present ones",
     )
     model_version: Text | None = Field(None, description="Only predictions of this ML model")
+    reference: Text | None = Field(None, description="Only predictions with this reference")
     since: Instant | None = Field(None, description="Only predictions made then or later")
     until: Instant | None = Field(None, description="Only predictions made before")
 

@@ -67,8 +67,13 @@ def create_engine(settings: Settings) -> AsyncEngine:
 
 
 def create_migration_engine(settings: Settings) -> AsyncEngine:
-    """Return an engine for Alembic: statements have no timeout, and connections no pool."""
-    return _create_engine(settings, {"server_settings": {}}, poolclass=NullPool)
+    """Return an engine for Alembic: statements have no timeout, and connections no pool.
+
+    The role may have timeouts, for PgBouncer's sake; a direct connection overrides them.
+    """
+    timeouts = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+    none = {} if settings.database_pgbouncer else dict.fromkeys(timeouts, "0")
+    return _create_engine(settings, {"server_settings": none}, poolclass=NullPool)
 
 
 def _create_engine(settings: Settings, arguments: dict[str, Any], **options: Any) -> AsyncEngine:

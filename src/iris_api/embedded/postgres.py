@@ -50,6 +50,11 @@ def provide_database(
     if settings.database_url is not None:
         yield settings
         return
+    if settings.migration_database_url is not None:
+        raise ConfigurationError(
+            "IRIS_MIGRATION_DATABASE_URL is set, and IRIS_DATABASE_URL is not. Set both; for the "
+            "embedded PostgreSQL, set neither."
+        )
     data_dir = settings.data_dir.resolve()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)

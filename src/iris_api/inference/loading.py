@@ -13,9 +13,10 @@ from iris_api.errors import ModelUnavailable
 from iris_api.inference.classifier import Classifier
 from iris_api.inference.columns import arrangement
 from iris_api.inference.libraries import differences
-from iris_api.inference.manifest import MANIFEST_NAME, Manifest, unlisted_models
+from iris_api.inference.manifest import Manifest
 from iris_api.inference.probes import find_difference
 from iris_api.iris import FEATURE_NAMES
+from iris_api.model_files import MANIFEST_NAME, unlisted_models
 
 _TRAIN_HINT = "Run `iris-api train` to write a new one, and restart the service."
 

@@ -1,17 +1,11 @@
 """What is known of an ML model: its card, which clients read, and its manifest, a file."""
 
-import re
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-MANIFEST_NAME = "manifest.json"
 QUANTILES = tuple(round(step / 10, 1) for step in range(11))
 """The quantiles of each feature in a card: the deciles, with both ends."""
-_PICKLES = {".joblib", ".pickle", ".pkl"}
-_SAVED = re.compile(r".+-[0-9a-f]{12}\.joblib")
-"""The name of a file that `iris_api.inference.saving.save_artifact` has written."""
 
 
 class FeatureSummary(BaseModel):
@@ -43,7 +37,7 @@ class ModelCard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: str = Field(description="The estimator's name and the first digits of the digest")
+    version: str = Field(description="The estimator's name, and digits of the file and the classes")
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="Digest of the file")]
     file: Annotated[
         str, Field(pattern=r"^[0-9A-Za-z_-]+\.joblib$", description="Its name, without a folder")
@@ -83,12 +77,3 @@ class Manifest(ModelCard):
         None, description="The columns of the pandas frame that the estimator takes; null: an array"
     )
     probe_rows: list[ProbeRow] = []
-
-
-def unlisted_models(folder: Path) -> list[Path]:
-    """The pickles in the folder that `save_artifact` did not write: the service ignores them."""
-    return sorted(
-        path
-        for path in folder.glob("*")
-        if path.suffix in _PICKLES and not _SAVED.fullmatch(path.name)
-    )

@@ -18,17 +18,12 @@ from numpy.typing import ArrayLike
 
 from iris_api.inference.columns import Columns, Matrix
 from iris_api.inference.libraries import versions_of
-from iris_api.inference.manifest import (
-    MANIFEST_NAME,
-    QUANTILES,
-    FeatureSummary,
-    Manifest,
-    Scores,
-)
+from iris_api.inference.manifest import QUANTILES, FeatureSummary, Manifest, Scores
 from iris_api.inference.pickles import read_pickle
 from iris_api.inference.probes import predict_each, probe_rows
 from iris_api.inference.servable import Servable, make_servable
 from iris_api.iris import FEATURE_NAMES
+from iris_api.model_files import MANIFEST_NAME
 
 _DEFAULT_FOLDER = Path(".iris/model")
 
@@ -85,7 +80,7 @@ def _check_arguments(classes: object, name: str) -> None:
 def _describe(model: Servable, name: str, scores: dict[str, Scores], calibration: str) -> Manifest:
     digest = hashlib.sha256(model.content).hexdigest()
     return Manifest(
-        version=f"{name}-{digest[:12]}",
+        version=f"{name}-{_version_of(digest, model.classifier.classes)}",
         sha256=digest,
         file=f"{name}-{digest[:12]}.joblib",
         estimator=repr(model.classifier.estimator),
@@ -101,6 +96,11 @@ def _describe(model: Servable, name: str, scores: dict[str, Scores], calibration
         frame=model.frame,
         probe_rows=predict_each(model.classifier, probe_rows(model.rows)),
     )
+
+
+def _version_of(digest: str, classes: Sequence[str]) -> str:
+    """Return the version's digits: stored probabilities are by version, in the classes' order."""
+    return hashlib.sha256("\0".join((digest, *classes)).encode()).hexdigest()[:12]
 
 
 def _summarise(name: str, values: Matrix) -> FeatureSummary:

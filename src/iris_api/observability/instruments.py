@@ -171,6 +171,12 @@ class Instruments:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self.months_ahead = Gauge(
+            "iris_partition_months_ahead",
+            "Months after the current one that have partitions; -1 where even that has none",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
         self.connections_limit = Gauge(
             "iris_database_connections_limit",
             "The pool's size",

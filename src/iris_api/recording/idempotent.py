@@ -1,4 +1,4 @@
-"""Stores predictions once for each ``Idempotency-Key``, and with ids of the caller's API key.
+"""Stores predictions once for each ``Idempotency-Key``.
 
 The transaction that stores the rows also claims the Idempotency-Key. A batch claims it last: a
 second request with the same key waits from the claim until the transaction ends. Failures are as
@@ -6,18 +6,15 @@ in `iris_api.recording.inserts`.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
-from pydantic_core import from_json
 from sqlalchemy import PoolProxiedConnection
 
-from iris_api.auth.api_keys import sequence_at_fault
 from iris_api.batching import CancelledWhileStoring
-from iris_api.callers import Caller
 from iris_api.database.advice import advice_on
-from iris_api.database.models import IdempotencyKey
+from iris_api.database.models import IdempotencyKey, by_label
 from iris_api.database.pool import Driver
 from iris_api.database.transactions import driver_transaction
 from iris_api.errors import (
@@ -25,19 +22,24 @@ from iris_api.errors import (
     IdempotencyKeyReused,
     NotStored,
     OutcomeUnknown,
-    Problem,
 )
 from iris_api.iris import ClassPrediction, Row
 from iris_api.recording.inserts import (
-    ARRAYS,
-    COLUMN_LIST,
-    FAIL,
-    NewPrediction,
-    StoredPrediction,
-    arrays,
     batch_transaction,
     copy,
     draw_ids,
+    insert_group,
+    insert_one,
+)
+from iris_api.recording.rows import NewBatch, NewPrediction, StoredPrediction
+from iris_api.recording.statements import (
+    ARRAYS,
+    AS_SENT,
+    FAIL,
+    PARAMETER_LIST,
+    arrays,
+    insert_of,
+    new_rows,
     parameter,
     values_of,
 )
@@ -45,18 +47,18 @@ from iris_api.recording.inserts import (
 Outcome: TypeAlias = StoredPrediction | DatabaseUnavailable | IdempotencyKeyReused | OutcomeUnknown
 
 
+class Sent(NamedTuple):
+    """What a client sends of a row."""
+
+    row: Row
+    reference: str | None
+
+
 class _KeyRecord(NamedTuple):
     """The rows that `/predict` or a batch stored under one key; None for a deleted row."""
 
     is_batch: bool
-    rows: list[tuple[Row, StoredPrediction] | None]
-
-
-class KeyFailure(NamedTuple):
-    """The problem of rows that PostgreSQL refuses because of a key, and which rows these are."""
-
-    problem: Problem
-    affects: Callable[[NewPrediction], bool]
+    rows: list[tuple[Sent, StoredPrediction] | None]
 
 
 class _KeyTakenError(Exception):
@@ -66,13 +68,13 @@ class _KeyTakenError(Exception):
 # Stores each row that has no key or a new one. PostgreSQL decides which transaction is first: the
 # INSERT waits for a key that another transaction is storing. All groups claim their keys in one
 # order (client, key), so two groups cannot deadlock.
+_GIVEN = f"""
+    unnest({ARRAYS}, {parameter(1)}::text[])
+    WITH ORDINALITY AS given ({PARAMETER_LIST}, key, position)
+"""
 _INSERT_KEYED_GROUP = f"""
-    WITH owned AS MATERIALIZED (
-        SELECT pg_get_serial_sequence('iris_predictions', 'id')::regclass AS sequence
-    ), new AS MATERIALIZED (
-        SELECT nextval(coalesce(id_sequence::regclass, sequence)) AS id, arrays.*
-        FROM owned, unnest({ARRAYS}, {parameter(1)}::text[], {parameter(2)}::text[])
-        WITH ORDINALITY AS arrays ({COLUMN_LIST}, key, id_sequence, position)
+    WITH new AS MATERIALIZED (
+        {new_rows(_GIVEN, "client", "key", "position")}
     ), claimed AS (
         INSERT INTO idempotency_keys (client, key, is_batch, prediction_ids)
         SELECT client, key, false, ARRAY[id] FROM new WHERE key IS NOT NULL ORDER BY client, key
@@ -84,12 +86,7 @@ _INSERT_KEYED_GROUP = f"""
         SELECT client, key, false, ARRAY[id] FROM new
     ), owing AS MATERIALIZED (
         SELECT * FROM new WHERE key IS NULL OR id IN (SELECT prediction_ids[1] FROM claimed)
-    ), stored AS (
-        INSERT INTO iris_predictions (id, {COLUMN_LIST})
-        OVERRIDING SYSTEM VALUE
-        SELECT id, {COLUMN_LIST} FROM owing ORDER BY position
-        RETURNING id, created_at, {COLUMN_LIST}
-    )
+    ), stored AS ({insert_of("owing")})
     SELECT stored.id, stored.created_at
     FROM new LEFT JOIN owing USING (id) LEFT JOIN stored USING (id)
     WHERE CASE
@@ -102,12 +99,15 @@ _INSERT_KEYED_GROUP = f"""
 # FOR KEY SHARE makes this a writing transaction, so its commit waits for the disk and for
 # synchronous standbys. A restart may have kept the commit that stored the rows from waiting.
 FIND_KEYED = f"""
-    SELECT asked.position, known.is_batch, stored.id, stored.created_at, {values_of("stored")}
+    SELECT asked.position, known.is_batch, stored.id, stored.created_at, models.version,
+        models.labels, {values_of("stored")}
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS asked (client, key, position)
     JOIN idempotency_keys AS known USING (client, key)
     CROSS JOIN unnest(CASE WHEN known.is_batch = $3 THEN prediction_ids ELSE prediction_ids[:1] END)
         WITH ORDINALITY AS kept (id, place)
-    LEFT JOIN iris_predictions AS stored ON stored.id = kept.id
+    LEFT JOIN clients ON clients.name = known.client
+    LEFT JOIN iris_predictions AS stored ON (stored.client_id, stored.id) = (clients.id, kept.id)
+    LEFT JOIN models ON models.id = stored.model_id
     ORDER BY asked.position, kept.place
     FOR KEY SHARE OF known
 """  # noqa: S608
@@ -120,24 +120,28 @@ CLAIM_BATCH = """
 """
 
 
-def find_key_failure(error: Exception) -> KeyFailure | None:
-    """Return the rows that PostgreSQL refuses because of a key, with their problem; else None.
+def problem_of_key(error: Exception) -> OutcomeUnknown | None:
+    """Return the problem of all rows with a key if a lock on a key caused the error; else None.
 
     If another transaction holds the ``Idempotency-Key`` for too long, the outcome is unknown: that
     transaction is probably storing the row.
     """
-    if not isinstance(error, asyncpg.PostgresError):
+    if not isinstance(error, asyncpg.PostgresError) or error.sqlstate not in _LOCK_FAILURES:
         return None
-    sequence = sequence_at_fault(error)
-    if sequence is not None:
-        detail = f"The ids of this API key, of {sequence}, cannot be drawn. Nothing was stored. "
-        advice = "Let the service's role use that sequence, or make another key."
-        problem = DatabaseUnavailable(detail + advice)
-        return KeyFailure(problem, lambda new: new.caller.id_sequence == sequence)
-    if error.sqlstate in _LOCK_FAILURES and IdempotencyKey.__tablename__ in (error.context or ""):
-        unknown = OutcomeUnknown("An earlier request with this key may still be at work.")
-        return KeyFailure(unknown, lambda new: new.idempotency_key is not None)
-    return None
+    if IdempotencyKey.__tablename__ not in (error.context or ""):
+        return None
+    return OutcomeUnknown("An earlier request with this key may still be at work.")
+
+
+async def insert_by_cheapest(
+    connection: PoolProxiedConnection, group: Sequence[NewPrediction]
+) -> Sequence[Outcome]:
+    """Insert and commit a group, all or none, by the cheapest statement that can store it."""
+    if any(row.idempotency_key is not None for row in group):
+        return await insert_keyed_group(connection, group)
+    if len(group) == 1:
+        return await insert_one(connection, group[0])
+    return await insert_group(connection, group)
 
 
 async def insert_keyed_group(
@@ -154,7 +158,6 @@ async def insert_keyed_group(
             _INSERT_KEYED_GROUP,
             *arrays(group),
             [new.idempotency_key for new in group],
-            [new.caller.id_sequence for new in group],
         )
     repeated = [new for new, row in zip(group, rows, strict=True) if row["id"] is None]
     outcomes = iter(await _find_repeated(connection, repeated) if repeated else ())
@@ -173,36 +176,34 @@ async def _find_repeated(
     outcomes: list[Outcome] = []
     for new, kept in zip(repeated, found, strict=True):
         try:
-            outcomes += _require_same(kept, [new.row], is_batch=False)
+            asked = [Sent(new.row, new.reference)]
+            outcomes += _require_same(kept, asked, is_batch=False)
         except (DatabaseUnavailable, IdempotencyKeyReused) as problem:
             outcomes.append(problem)
     return outcomes
 
 
 async def copy_rows_once(
-    connection: PoolProxiedConnection,
-    rows: Callable[[], Iterable[NewPrediction]],
-    asked: Sequence[Row],
-    caller: Caller,
-    key: str,
+    connection: PoolProxiedConnection, batch: NewBatch, key: str
 ) -> list[StoredPrediction]:
-    """Insert and commit the rows by COPY, or return what the caller stored under this key before.
+    """Insert and commit a batch by COPY, or return what its client stored under this key before.
 
-    Raises `IdempotencyKeyReused` where those are not the rows ``asked`` for, or were deleted, and
-    `NotStored`.
+    Raises `IdempotencyKeyReused` where that is another payload, or was deleted, and the problems
+    of `iris_api.recording.inserts.copy_rows`.
     """
-    known = [(caller.client, key)]
-    [kept] = await _find(connection, known, is_batch=True)
+    client = batch.caller.client
+    [kept] = await _find(connection, [(client, key)], is_batch=True)
     if kept is None:
         try:
             async with batch_transaction(connection) as driver:
-                drawn = await draw_ids(driver, len(asked), caller.id_sequence)
-                await copy(driver, rows, drawn)
-                await _claim(driver, caller.client, key, drawn.predictions)
+                drawn = await draw_ids(driver, batch)
+                await copy(driver, batch, drawn)
+                await _claim(driver, client, key, drawn.predictions)
         except _KeyTakenError:
-            [kept] = await _find(connection, known, is_batch=True)
+            [kept] = await _find(connection, [(client, key)], is_batch=True)
         else:
             return drawn.predictions
+    asked = [Sent(*pair) for pair in zip(batch.rows, batch.references, strict=True)]
     return _require_same(kept, asked, is_batch=True)
 
 
@@ -242,18 +243,21 @@ async def _find(
     return found
 
 
-def _kept_row(row: Sequence[Any]) -> tuple[Row, StoredPrediction] | None:
+def _kept_row(row: Sequence[Any]) -> tuple[Sent, StoredPrediction] | None:
     """Return the stored row and its prediction; None if they were deleted since."""
     if row[0] is None:
         return None
-    number, created_at, _, *features, prediction, label, probabilities, model_version = row
-    by_label = None if probabilities is None else from_json(probabilities)
-    answer = ClassPrediction(prediction, label, by_label, model_version)
-    return tuple(features), StoredPrediction(number, created_at, answer)
+    prediction_id, created_at, model_version, labels, *stored = row
+    *features, prediction, label, probabilities, reference = stored[: len(AS_SENT)]
+    answer = ClassPrediction(
+        prediction, label, by_label(labels or (), probabilities), model_version
+    )
+    sent = Sent(tuple(features), reference)
+    return sent, StoredPrediction(prediction_id, created_at, answer)
 
 
 def _require_same(
-    kept: _KeyRecord | None, asked: Sequence[Row], *, is_batch: bool
+    kept: _KeyRecord | None, asked: Sequence[Sent], *, is_batch: bool
 ) -> list[StoredPrediction]:
     """Return the predictions stored under a key that was claimed before.
 
@@ -272,7 +276,7 @@ def _require_same(
             "What was stored under this key has been deleted since. Send the request with a new "
             "key to have it stored again."
         )
-    if kept.is_batch != is_batch or [row for row, _ in rows] != list(asked):
+    if kept.is_batch != is_batch or [sent for sent, _ in rows] != list(asked):
         raise IdempotencyKeyReused(
             "This key came with another payload before. Send the same payload again, or a new key."
         )

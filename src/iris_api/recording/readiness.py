@@ -13,6 +13,7 @@ from iris_api.database.advice import without_storing
 from iris_api.database.causes import log_cause
 from iris_api.database.health import ping
 from iris_api.database.migrations import SchemaCheck
+from iris_api.database.partitions import PartitionHorizon, find_coverage
 from iris_api.database.session import SessionFactory
 from iris_api.errors import Problem, SchemaOutdated
 from iris_api.recording.trial import try_to_store
@@ -29,6 +30,7 @@ class Check(BaseModel):
 
 Checks: TypeAlias = dict[str, Check]
 _ANSWERS = "PostgreSQL answers."
+_FEW_MONTHS = 3
 
 
 class DatabaseCheck:
@@ -36,18 +38,20 @@ class DatabaseCheck:
 
     Callers that arrive during a check share the next one, so checks use at most one connection.
     ``recent_failure`` returns the problem for which predictions were not stored just now, or None.
-    ``timeout_seconds`` bounds one check.
+    Each check moves ``horizon``. ``timeout_seconds`` bounds one check.
     """
 
     def __init__(
         self,
         session_factory: SessionFactory,
         recent_failure: Callable[[], Problem | None],
+        horizon: PartitionHorizon,
         *,
         timeout_seconds: float,
     ) -> None:
         self._session_factory = session_factory
         self._recent_failure = recent_failure
+        self._horizon = horizon
         self._timeout_seconds = timeout_seconds
         self._find_revision = SchemaCheck()
         self._batcher: Batcher[None, Checks] = Batcher(
@@ -87,6 +91,8 @@ class DatabaseCheck:
                 return _failed(_ANSWERS, recent_failure)
             try:
                 detail = f"At revision {await self._find_revision(session)}."
+                self._horizon.move(await find_coverage(session))
+                detail += _warning_of(self._horizon.months_ahead)
                 await try_to_store(session)
             except SchemaOutdated as problem:
                 log_cause(problem)
@@ -99,6 +105,16 @@ class DatabaseCheck:
                 "database": Check(status="ok", detail=f"{_ANSWERS} It stores predictions."),
                 "schema": Check(status="ok", detail=detail),
             }
+
+
+def _warning_of(months_ahead: float) -> str:
+    """Return a sentence to add where there are few months ahead."""
+    if months_ahead >= _FEW_MONTHS:
+        return ""
+    found = f"Only {months_ahead} more months have" if months_ahead >= 0 else "This month has no"
+    return (
+        f" {found} partitions. Run `iris-api partitions ensure` as the owner of iris_predictions."
+    )
 
 
 def _failed(detail: str, recent_failure: Problem | None) -> Checks:

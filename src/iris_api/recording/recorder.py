@@ -6,7 +6,8 @@ result after its own group has committed, never before.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Literal, TypeVar
 
 import asyncpg
@@ -14,30 +15,35 @@ from sqlalchemy import PoolProxiedConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from iris_api.batching import Batcher, CancelledInFlight, CancelledWhileStoring
-from iris_api.callers import Caller
-from iris_api.database.failures import is_refusal_of_a_row, problem_of_write
+from iris_api.database.advice import RETRY_HINT
+from iris_api.database.failures import (
+    is_refusal_of_a_row,
+    is_unknown_name,
+    is_without_partition,
+    problem_of_write,
+)
+from iris_api.database.names import ensure_names
+from iris_api.database.partitions import PartitionHorizon
+from iris_api.database.session import create_session_factory
 from iris_api.database.transactions import return_to_pool
 from iris_api.errors import DatabaseUnavailable, OutcomeUnknown, Problem
-from iris_api.iris import ClassPrediction, Row
 from iris_api.observability.metrics import Metrics
 from iris_api.recording.idempotent import (
-    KeyFailure,
-    Outcome,
     copy_rows_once,
-    find_key_failure,
-    insert_keyed_group,
+    insert_by_cheapest,
+    problem_of_key,
 )
 from iris_api.recording.inserts import (
-    NewPrediction,
-    StoredPrediction,
+    UnknownNameError,
     copy_rows,
-    insert_group,
-    insert_one,
+    require_labels,
 )
+from iris_api.recording.rows import NewBatch, NewPrediction, StoredPrediction
 
 T = TypeVar("T")
 
 _REMEMBERED_SECONDS = 3.0
+_NAME_GONE = f"A name was taken out of clients or models. {RETRY_HINT}"
 
 
 class Recorder:
@@ -55,9 +61,13 @@ class Recorder:
         max_waiting: int,
         max_wait_seconds: float,
         max_in_flight: int,
+        horizon: PartitionHorizon,
         metrics: Metrics,
     ) -> None:
         self._engine = engine
+        self._new_session = create_session_factory(engine)
+        self._checked_versions: set[str | None] = {None}
+        self._horizon = horizon
         self._metrics = metrics
         self._recent_failure: tuple[float, Problem] | None = None
         self._batcher: Batcher[NewPrediction, StoredPrediction] = Batcher(
@@ -86,30 +96,32 @@ class Recorder:
         except CancelledInFlight as error:
             raise CancelledWhileStoring from error
 
-    async def record_all(
-        self,
-        caller: Caller,
-        rows: Sequence[Row],
-        answers: Sequence[ClassPrediction],
-        key: str | None = None,
-    ) -> list[StoredPrediction]:
+    async def record_all(self, batch: NewBatch) -> list[StoredPrediction]:
         """Store the rows in a transaction of their own; return when PostgreSQL has committed it.
 
         If the client has used the Idempotency-Key before, return what was stored then, or raise
         `IdempotencyKeyReused`. Other failures are those of `record`.
         """
+        first = next(batch.predictions())
 
-        def new() -> Iterator[NewPrediction]:
-            return (NewPrediction(caller, *pair) for pair in zip(rows, answers, strict=True))
+        async def store(connection: PoolProxiedConnection) -> list[StoredPrediction]:
+            await self._check_labels(connection, [first])
+            if batch.idempotency_key is None:
+                return await copy_rows(connection, batch)
+            return await copy_rows_once(connection, batch, batch.idempotency_key)
 
-        def store(connection: PoolProxiedConnection) -> Awaitable[list[StoredPrediction]]:
-            if key is None:
-                return copy_rows(connection, new, len(rows), caller.id_sequence)
-            return copy_rows_once(connection, new, rows, caller, key)
-
-        stored = await self._on_connection("batch", store)
+        try:
+            stored = await self._on_connection("batch", store)
+        except UnknownNameError:
+            await self._name(first)
+            try:
+                stored = await self._on_connection("batch", store)
+            except UnknownNameError as error:
+                raise DatabaseUnavailable(_NAME_GONE) from error
         if stored[0].replayed is None:
-            self._metrics.count_predictions((one.label, one.model_version) for one in answers)
+            self._metrics.count_predictions(
+                (answer.label, answer.model_version) for answer in batch.answers
+            )
         return stored
 
     def recent_failure(self) -> Problem | None:
@@ -126,6 +138,17 @@ class Recorder:
     async def aclose(self) -> None:
         """Refuse new rows; return when all groups of earlier rows have ended."""
         await self._batcher.aclose()
+
+    async def _name(self, new: NewPrediction) -> None:
+        """Commit the client and the ML model of this row, which may be known already."""
+        answer = new.answer
+        labels = list(answer.probabilities or ())
+        try:
+            async with self._new_session() as session:
+                await ensure_names(session, new.caller.client, answer.model_version, labels)
+        except Exception as error:
+            self._record_failure(error)
+            raise
 
     async def _on_connection(
         self,
@@ -146,8 +169,7 @@ class Recorder:
                 self._metrics.observe_commit(kind, time.perf_counter() - started)
                 return_to_pool(connection)
         except Exception as error:
-            key_failure = find_key_failure(error)
-            problem = problem_of_write(error) if key_failure is None else key_failure.problem
+            problem = problem_of_key(error) or problem_of_write(error)
             if problem is None or problem is error:
                 raise
             raise problem from error
@@ -164,15 +186,16 @@ class Recorder:
             self._metrics.observe_pool_wait(time.perf_counter() - started)
 
     def _record_failure(self, error: Exception) -> None:
+        if is_without_partition(error):
+            self._horizon.note_missing_partition()
         problem = problem_of_write(error)
-        is_of_one_client = find_key_failure(error) is not None
-        if isinstance(problem, (DatabaseUnavailable, OutcomeUnknown)) and not is_of_one_client:
+        is_of_one_key = problem_of_key(error) is not None
+        if isinstance(problem, (DatabaseUnavailable, OutcomeUnknown)) and not is_of_one_key:
             self._recent_failure = time.monotonic(), problem
 
     async def _commit(self, group: Sequence[NewPrediction]) -> list[StoredPrediction | Exception]:
-        outcomes = await self._on_connection(
-            "group", lambda connection: self._insert(connection, group)
-        )
+        outcomes = await self._insert_group(group)
+        await self._name_and_insert(group, outcomes)
         new = [
             row
             for row, outcome in zip(group, outcomes, strict=True)
@@ -183,20 +206,63 @@ class Recorder:
         self._metrics.count_predictions((row.answer.label, row.answer.model_version) for row in new)
         return outcomes
 
+    async def _name_and_insert(
+        self, group: Sequence[NewPrediction], outcomes: list[StoredPrediction | Exception]
+    ) -> None:
+        """Commit the rows that are an `UnknownNameError`; replace these outcomes.
+
+        Those of each client and ML model apart, so a failure to name them is that of no others.
+        """
+        unknown: defaultdict[tuple[str, str | None], list[int]] = defaultdict(list)
+        for place, (new, outcome) in enumerate(zip(group, outcomes, strict=True)):
+            if isinstance(outcome, UnknownNameError):
+                unknown[new.caller.client, new.answer.model_version].append(place)
+        for places in unknown.values():
+            part = [group[place] for place in places]
+            try:
+                await self._name(part[0])
+                named = await self._insert_group(part)
+            except Exception as error:  # noqa: BLE001, each caller of these rows gets it
+                named = [error] * len(part)
+            for place, outcome in zip(places, named, strict=True):
+                is_gone = isinstance(outcome, UnknownNameError)
+                outcomes[place] = DatabaseUnavailable(_NAME_GONE) if is_gone else outcome
+
+    async def _insert_group(
+        self, group: Sequence[NewPrediction]
+    ) -> list[StoredPrediction | Exception]:
+        async def store(connection: PoolProxiedConnection) -> list[StoredPrediction | Exception]:
+            await self._check_labels(connection, group)
+            return await self._insert(connection, group)
+
+        return await self._on_connection("group", store)
+
+    async def _check_labels(
+        self, connection: PoolProxiedConnection, rows: Iterable[NewPrediction]
+    ) -> None:
+        """Before a version's first rows of this process, look whether ``models`` has its labels."""
+        for new in rows:
+            answer = new.answer
+            if answer.model_version not in self._checked_versions:
+                await require_labels(connection, answer)
+                self._checked_versions.add(answer.model_version)
+
     async def _insert(
         self, connection: PoolProxiedConnection, group: Sequence[NewPrediction]
     ) -> list[StoredPrediction | Exception]:
-        """Commit the group, except for rows that PostgreSQL refuses.
+        """Commit the group, except for rows that PostgreSQL refuses or whose names are unknown.
 
-        If a key is at fault, the rows that it does not affect are stored. If PostgreSQL refuses a
-        row without naming it, the group is halved until that row is alone.
+        If a key is at fault, the rows without one are stored. If PostgreSQL refuses a row without
+        naming it, the group is halved until that row is alone.
         """
         try:
-            return [*await _store(connection, group)]
+            return [*await insert_by_cheapest(connection, group)]
         except asyncpg.PostgresError as error:
-            key_failure = find_key_failure(error)
-            if key_failure is not None:
-                return await self._insert_without(connection, group, key_failure)
+            problem = problem_of_key(error)
+            if problem is not None:
+                return await self._insert_without_key(connection, group, problem)
+            if is_unknown_name(error):
+                return [UnknownNameError()] * len(group)
             if not is_refusal_of_a_row(error):
                 raise
             if len(group) == 1:
@@ -207,16 +273,13 @@ class Recorder:
                 *await self._insert_part(connection, group[middle:]),
             ]
 
-    async def _insert_without(
-        self,
-        connection: PoolProxiedConnection,
-        group: Sequence[NewPrediction],
-        failure: KeyFailure,
+    async def _insert_without_key(
+        self, connection: PoolProxiedConnection, group: Sequence[NewPrediction], problem: Problem
     ) -> list[StoredPrediction | Exception]:
-        """Commit the rows that the failure does not affect; it affects at least one."""
-        others = [new for new in group if not failure.affects(new)]
+        """Commit the rows without a key; the problem is that of the others, at least one."""
+        others = [new for new in group if new.idempotency_key is None]
         outcomes = iter(await self._insert_part(connection, others) if others else ())
-        return [failure.problem if failure.affects(new) else next(outcomes) for new in group]
+        return [next(outcomes) if new.idempotency_key is None else problem for new in group]
 
     async def _insert_part(
         self, connection: PoolProxiedConnection, part: Sequence[NewPrediction]
@@ -227,16 +290,3 @@ class Recorder:
         except Exception as error:  # noqa: BLE001, each caller of this part gets it
             self._record_failure(error)
             return [problem_of_write(error) or error] * len(part)
-
-
-async def _store(
-    connection: PoolProxiedConnection, group: Sequence[NewPrediction]
-) -> Sequence[Outcome]:
-    """Insert and commit a group, all or none, by the cheapest statement that can store it."""
-    if any(row.idempotency_key is not None for row in group):
-        return await insert_keyed_group(connection, group)
-    if len(group) == 1:
-        return await insert_one(connection, group[0])
-    if any(row.caller.id_sequence is not None for row in group):
-        return await insert_keyed_group(connection, group)
-    return await insert_group(connection, group)

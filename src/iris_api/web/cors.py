@@ -11,7 +11,13 @@ from iris_api.errors import CrossOriginRefused
 from iris_api.web.problems import problem_response
 
 _METHODS = ("GET", "HEAD", "POST")
-_REQUEST_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "X-Request-ID")
+_REQUEST_HEADERS = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "Prediction-Reference",
+    "X-Request-ID",
+)
 _RESPONSE_HEADERS = (
     "Accept-Encoding",
     "Allow",

@@ -3,8 +3,8 @@
 JSON has the order of the fields here: pydantic would sort the examples of a schema.
 """
 
-from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from iris_api.database.cursor import Cursor
 from iris_api.iris import EXAMPLE, LABELS
@@ -19,25 +19,25 @@ def _summary(name: str, value: float) -> dict[str, Any]:
 
 _DIGEST = "dc4fb5662f0ffb8ac3b2abe97f14a277059c8734023a859955f13fad6dc7a0c3"
 _VERSION = f"linear-discriminant-{_DIGEST[:12]}"
-_INSTANT = datetime(2026, 1, 31, 12, 0, 0, 123456, UTC)
 _TIME = "2026-01-31T12:00:00.123456Z"
 _REST = round(0.02 / (len(LABELS) - 1), 4)
 
 FEATURES = EXAMPLE.model_dump()
 PREDICTION: dict[str, Any] = {
-    "id": 1024,
+    "id": "019c13ec-9e7b-774b-8a3c-5d1f9e2b7a40",
     "prediction": 0,
     "prediction_label": LABELS[0],
     "probabilities": dict.fromkeys(LABELS, _REST) | {LABELS[0]: 0.98},
     "model_version": _VERSION,
     "created_at": _TIME,
 }
-_SECOND = PREDICTION | {"id": 1025}
+_SECOND = PREDICTION | {"id": "019c13ec-9e7b-774b-b0d6-84c1e6f3290d"}
 BATCH = {"items": [PREDICTION, _SECOND]}
-STORED = PREDICTION | FEATURES
+_NAMED = FEATURES | {"reference": "sample-42"}
+STORED = PREDICTION | _NAMED
 PAGE = {
-    "items": [_SECOND | FEATURES, STORED],
-    "next_cursor": Cursor(_INSTANT, PREDICTION["id"]).encode(),
+    "items": [_SECOND | _NAMED, STORED],
+    "next_cursor": Cursor(UUID(PREDICTION["id"])).encode(),
 }
 CARD = {
     "version": _VERSION,
@@ -65,7 +65,7 @@ READY = {
     "status": "ready",
     "checks": {
         "database": {"status": "ok", "detail": "PostgreSQL answers. It stores predictions."},
-        "schema": {"status": "ok", "detail": "At revision 0003."},
+        "schema": {"status": "ok", "detail": "At revision 0004."},
         "model": {"status": "ok", "detail": f"{_VERSION} is loaded."},
     },
 }

@@ -14,23 +14,19 @@ _QUOTED = re.compile(rb'"((?:[ !#-\[\]-~]|\\["\\]){1,255})"')
 _BARE = re.compile(rb"[!#-~][!-~]{0,254}")
 """A value without quotes, as most clients send it."""
 
-PARAMETER: dict[str, Any] = {
-    "parameters": [
-        {
-            "name": _NAME,
-            "in": "header",
-            "required": False,
-            "description": "1 to 255 printable ASCII characters that the client chooses, such as "
-            "a UUID, quoted or bare; spaces only in quotes. A repeated request with the same key "
-            "and payload gets the response of the first one, byte for byte.",
-            "schema": {
-                "type": "string",
-                "pattern": r'^([!#-~][!-~]{0,254}|"([ !#-\[\]-~]|\\["\\]){1,255}")$',
-            },
-        }
-    ]
+IDEMPOTENCY_KEY: dict[str, Any] = {
+    "name": _NAME,
+    "in": "header",
+    "required": False,
+    "description": "1 to 255 printable ASCII characters that the client chooses, such as "
+    "a UUID, quoted or bare; spaces only in quotes. A repeated request with the same key "
+    "and payload gets the response of the first one, byte for byte.",
+    "schema": {
+        "type": "string",
+        "pattern": r'^([!#-~][!-~]{0,254}|"([ !#-\[\]-~]|\\["\\]){1,255}")$',
+    },
 }
-"""For the OpenAPI document."""
+"""The parameter, for the OpenAPI document."""
 
 
 def idempotency_key(request: Request) -> str | None:

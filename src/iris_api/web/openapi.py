@@ -188,7 +188,7 @@ def _share_examples(document: dict[str, Any]) -> None:
     shared: dict[str, Any] = {}
     for operation in _operations(document):
         for response in operation["responses"].values():
-            examples = response["content"].get(MEDIA_TYPE, {}).get("examples", {})
+            examples = response.get("content", {}).get(MEDIA_TYPE, {}).get("examples", {})
             shared |= examples
             examples |= {slug: {"$ref": f"#/components/examples/{slug}"} for slug in examples}
     document["components"]["examples"] = shared
